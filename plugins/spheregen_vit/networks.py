@@ -1,0 +1,166 @@
+"""The ViT-Mixer encoder and decoder."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from timm.layers import Mlp, PatchEmbed
+from torch import Tensor, nn
+
+import spheregen
+from spheregen_vit.layers import (
+    AdaLN,
+    Block,
+    ConvPixels,
+    Head,
+    LinearPixels,
+    Mixer,
+    rotary_table,
+    sincos_table,
+)
+
+
+class Size(NamedTuple):
+    width: int
+    depth: int
+    heads: int
+
+
+# The paper's sizes, encoder and decoder each; tiny is ours, for processors.
+SIZES = {
+    "tiny": Size(128, 4, 4),
+    "small": Size(512, 8, 8),
+    "base": Size(768, 12, 12),
+    "large": Size(1024, 24, 16),
+    "xlarge": Size(1152, 28, 16),
+    "huge": Size(1280, 32, 16),
+    "giant": Size(1664, 40, 16),
+}
+
+
+class ViTOptions(spheregen.Options):
+    size: Literal["tiny", "small", "base", "large", "xlarge", "huge", "giant"] = "base"
+    """Width, layers and heads by name."""
+    width: int | None = None
+    """Channels of a token inside the network; unset, the size's."""
+    depth: int | None = None
+    """Transformer layers; unset, the size's."""
+    heads: int | None = None
+    """Attention heads; unset, the size's."""
+    mixer_depth: int = 4
+    """MLP-Mixer layers beside the sphere."""
+
+    @property
+    def dimensions(self) -> Size:
+        named = SIZES[self.size]
+        return Size(self.width or named.width, self.depth or named.depth, self.heads or named.heads)
+
+
+class ViT(nn.Module):
+    """What both networks share: positions, class table and transformer blocks."""
+
+    def __init__(self, options: ViTOptions, shape: spheregen.ModelShape) -> None:
+        super().__init__()
+        width, depth, heads = options.dimensions
+        conditional = shape.num_classes > 0
+        # One further row for the null class, the last.
+        self.classes = nn.Embedding(shape.num_classes + 1, width) if conditional else None
+        self.blocks = nn.ModuleList([Block(width, heads, conditional) for _ in range(depth)])
+        self.positions: Tensor
+        self.rope: Tensor
+        self.register_buffer("positions", sincos_table(shape.grid, width), persistent=False)
+        self.register_buffer("rope", rotary_table(shape.grid, width // heads), persistent=False)
+
+    def condition(self, labels: Tensor | None) -> Tensor | None:
+        """labels, int64 [B] or embedding vectors [B, width] -> [B, width]; None for an unconditional network."""
+        if self.classes is None:
+            return None
+        if labels is None:
+            raise ValueError("a conditional network needs labels; the null label stands for no class")
+        return labels if labels.is_floating_point() else self.classes(labels)
+
+    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        x = x + self.positions
+        for block in self.blocks:
+            x = block(x, self.rope, condition)
+        return x
+
+
+def check(options: ViTOptions, shape: spheregen.ModelShape) -> None:
+    width, _, heads = options.dimensions
+    if width % heads:
+        raise ValueError(f"heads: {heads} do not divide the width {width}")
+    if width // heads % 4:
+        raise ValueError(f"heads: {heads} leave {width // heads} channels a head; 2-D RoPE needs a multiple of 4")
+    if shape.image.size % shape.grid:
+        raise ValueError(f"size: a ViT needs a latent grid that divides the image; {shape.grid} does not "
+                         f"divide {shape.image.size}")  # fmt: skip
+
+
+def initialise(network: nn.Module) -> None:
+    """Linear layers Xavier uniform, biases 0; class table normal(0.02); modulations 0, so that AdaLN starts as the
+    identity. The output heads are zeroed by their owners."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+    for module in network.modules():
+        if isinstance(module, AdaLN):
+            nn.init.zeros_(module[1].weight)
+
+
+class ViTMixerEncoder(spheregen.Encoder, name="vit-mixer"):
+    """Patches → ViT → d channels a token → MLP-Mixer, the sphere's last stop."""
+
+    class Options(ViTOptions):
+        pass
+
+    check = staticmethod(check)
+
+    def __init__(self, options: Options, shape: spheregen.ModelShape) -> None:
+        super().__init__(options, shape)
+        width = options.dimensions.width
+        self.stem = nn.Sequential(
+            nn.Conv2d(shape.image.channels, width, shape.patch, stride=shape.patch, bias=False),
+            nn.Conv2d(width, width, 1),
+        )
+        self.vit = ViT(options, shape)
+        self.head = Head(width, shape.latent_channels, shape.num_classes > 0)
+        self.mixer = Mixer(shape.tokens, shape.latent_channels, options.mixer_depth)
+        initialise(self)
+        nn.init.zeros_(self.head.linear.weight)
+
+    def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        condition = self.vit.condition(labels)
+        x = self.stem(images).flatten(2).transpose(1, 2)
+        return self.mixer(self.head(self.vit(x, condition), condition))
+
+
+class ViTMixerDecoder(spheregen.Decoder, name="vit-mixer"):
+    """Latent → width → MLP-Mixer → ViT → pixels."""
+
+    class Options(ViTOptions):
+        head: Literal["linear", "conv"] = "linear"
+        """Pixel head: linear (un-patchify and a 3×3 convolution; 256²) or conv (a transposed convolution; CIFAR-10)."""
+
+    check = staticmethod(check)
+
+    def __init__(self, options: Options, shape: spheregen.ModelShape) -> None:
+        super().__init__(options, shape)
+        width = options.dimensions.width
+        self.stem = nn.Linear(shape.latent_channels, width)
+        self.mixer = Mixer(shape.tokens, width, options.mixer_depth)
+        self.vit = ViT(options, shape)
+        pixels = {"linear": LinearPixels, "conv": ConvPixels}[options.head]
+        self.pixels = pixels(shape.grid, shape.patch, shape.image.channels)
+        self.head = Head(width, self.pixels.in_channels, shape.num_classes > 0)
+        initialise(self)
+        nn.init.zeros_(self.head.linear.weight)
+
+    def forward(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        condition = self.vit.condition(labels)
+        x = self.mixer(self.stem(latents))
+        return self.pixels(self.head(self.vit(x, condition), condition))

@@ -1,0 +1,116 @@
+"""spheregen: image generation with a Sphere Encoder (arXiv 2602.15030), as a toolkit of plugins.
+
+    model = spheregen.load("runs/digits")
+    images = spheregen.sample(model, labels=[3, 1, 4], steps=4, guidance=1.4, seed=7)
+
+Everything exported here is the public interface; torch is imported only when a name that needs it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from spheregen.component import Component, ImageSpec, ModelShape, Options
+from spheregen.errors import DataError, PluginError, RecipeError, RunError, SpheregenError, WeightsError, suggest
+from spheregen.hookspecs import hookimpl
+from spheregen.registry import Registry, register, registry
+
+if TYPE_CHECKING:
+    from spheregen import rng, sphere
+    from spheregen.generation import Step, generate, reconstruct, sample
+    from spheregen.interfaces import (
+        Conditioner,
+        Decoder,
+        Encoder,
+        FeatureExtractor,
+        ImageSource,
+        PerceptualDistance,
+        Regularizer,
+        Sampler,
+    )
+    from spheregen.model import SphereModel
+    from spheregen.objective import Objective
+    from spheregen.recipe import Recipe
+    from spheregen.checkpoint import load
+    from spheregen.training import Trainer, train
+
+__version__ = "0.1.0"
+
+# Where each name lives that needs torch (PEP 562), so that `import spheregen` stays fast.
+_LAZY = {
+    "rng": "",
+    "sphere": "",
+    "Step": "generation",
+    "generate": "generation",
+    "reconstruct": "generation",
+    "sample": "generation",
+    "Conditioner": "interfaces",
+    "Decoder": "interfaces",
+    "Encoder": "interfaces",
+    "FeatureExtractor": "interfaces",
+    "ImageSource": "interfaces",
+    "PerceptualDistance": "interfaces",
+    "Regularizer": "interfaces",
+    "Sampler": "interfaces",
+    "SphereModel": "model",
+    "Objective": "objective",
+    "Recipe": "recipe",
+    "load": "checkpoint",
+    "Trainer": "training",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'spheregen' has no attribute {name!r}")
+    module = _LAZY[name]
+    if not module:
+        return importlib.import_module(f"spheregen.{name}")
+    value = getattr(importlib.import_module(f"spheregen.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])
+
+
+__all__ = [
+    "Component",
+    "Conditioner",
+    "DataError",
+    "Decoder",
+    "Encoder",
+    "FeatureExtractor",
+    "ImageSource",
+    "ImageSpec",
+    "ModelShape",
+    "Objective",
+    "Options",
+    "PerceptualDistance",
+    "PluginError",
+    "Recipe",
+    "RecipeError",
+    "Registry",
+    "Regularizer",
+    "RunError",
+    "Sampler",
+    "SphereModel",
+    "SpheregenError",
+    "Step",
+    "Trainer",
+    "WeightsError",
+    "generate",
+    "hookimpl",
+    "load",
+    "reconstruct",
+    "register",
+    "registry",
+    "rng",
+    "sample",
+    "sphere",
+    "suggest",
+    "train",
+]

@@ -1,0 +1,240 @@
+"""What a run folder holds. Everything is written aside and renamed; no pickle is ever read.
+
+    runs/digits/
+      recipe.toml          as resolved
+      model.safetensors    the finished weights; with recipe.toml all that `load` needs
+      checkpoints/step-00001000/{model,ema,optimizer}.safetensors, state.json
+      metrics.jsonl  samples/*.png
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from spheregen.errors import RunError
+from spheregen.model import SphereModel
+from spheregen.recipe import Recipe
+from spheregen.recipe_files import Origins
+from spheregen.registry import registry
+
+RECIPE, MODEL, CHECKPOINTS, METRICS, SAMPLES = (
+    "recipe.toml", "model.safetensors", "checkpoints", "metrics.jsonl", "samples"
+)  # fmt: skip
+# Settings that may differ when a run is taken up again: they change what is recorded, not what is learnt.
+FREE = {"training": {"log_images", "sample_images", "checkpoint_images", "keep", "workers"}, "sampling": None}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` when the block ends well and vanishes otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        _sync(aside)
+        os.chmod(aside, 0o666 & ~_umask())  # mkstemp's 0600 would hide the file from everyone else
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, on the CPU, and its header's notes. Raises RunError where it is missing or
+    damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def load_weights(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Put tensors into a module. Raises RunError that lists what does not fit; the module is then untouched."""
+    wanted = module.state_dict()
+    faults = [f"{name} is missing" for name in wanted if name not in tensors]
+    faults += [f"{name} is unknown" for name in tensors if name not in wanted]
+    faults += [
+        f"{name} is {list(tensors[name].shape)}, expected {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise RunError(f"{source}: does not fit the recipe: {'; '.join(faults[:3])}{more}")
+    module.load_state_dict(tensors)
+
+
+class RunFolder:
+    """A run folder and the files in it."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe = self.path / RECIPE
+        self.model = self.path / MODEL
+        self.metrics = self.path / METRICS
+        self.samples = self.path / SAMPLES
+
+    # -- the recipe ------------------------------------------------------------------------------------------------
+
+    def begin(self, recipe: Recipe) -> None:
+        """Make the folder for a recipe, or take up one that was made for the same.
+
+        Raises RunError where the folder holds a run of another recipe.
+        """
+        now = recipe.as_dict()
+        files = {name: f"plugins/{Path(name).name}" for name in recipe.plugins if name.endswith(".py")}
+        now["plugins"] = [files.get(name, name) for name in recipe.plugins]
+        if self.recipe.is_file():
+            then = tomllib.loads(self.recipe.read_text(encoding="utf-8"))
+            if changed := _differences(then, now):
+                raise RunError(f"{self.path}: holds a run of another recipe ({'; '.join(changed[:3])}); "
+                               "name another folder with --run")  # fmt: skip
+        for original, copy in files.items():  # so that the folder can travel
+            with replacing(self.path / copy) as aside:
+                shutil.copyfile(original, aside)
+        with replacing(self.recipe) as aside:
+            aside.write_text(tomli_w.dumps(now), encoding="utf-8")
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, newest first."""
+        return sorted((self.path / CHECKPOINTS).glob("step-*"), reverse=True)
+
+    def save_checkpoint(
+        self,
+        step: int,
+        tensors: dict[str, dict[str, Tensor]],
+        abouts: dict[str, dict[str, str]],
+        state: dict[str, Any],
+        keep: int,
+    ) -> Path:
+        """Write one checkpoint: a safetensors file for each entry of `tensors`, `abouts` in their headers, and `state`
+        as JSON.
+
+        Older ones beyond `keep` are removed once it is complete.
+        """
+        final = self.path / CHECKPOINTS / f"step-{step:08d}"
+        final.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+        try:
+            for name, entries in tensors.items():
+                file = aside / f"{name}.safetensors"
+                save_file({k: t.detach().contiguous() for k, t in entries.items()}, file, metadata=abouts.get(name))
+                _sync(file)
+            (aside / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
+            _sync(aside / "state.json")
+            os.chmod(aside, 0o777 & ~_umask())
+            if final.exists():
+                shutil.rmtree(final)
+            os.rename(aside, final)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        for old in self.checkpoints()[keep:]:
+            shutil.rmtree(old, ignore_errors=True)
+        for leftover in final.parent.glob(".step-*"):  # of a run that was killed while it wrote
+            shutil.rmtree(leftover, ignore_errors=True)
+        return final
+
+    def read_checkpoint(self, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """What `save_checkpoint` wrote. Raises RunError where any of it is damaged."""
+        try:
+            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: not a readable checkpoint: {error}") from None
+        return {file.stem: read_tensors(file)[0] for file in sorted(path.glob("*.safetensors"))}, state
+
+    # -- the finished model ----------------------------------------------------------------------------------------
+
+    def save_model(self, model: nn.Module, about: dict[str, str]) -> None:
+        """Write model.safetensors; `about` goes into its header."""
+        with replacing(self.model) as aside:
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+            save_file(tensors, aside, metadata=about)
+
+    def weights(self) -> tuple[dict[str, Tensor], dict[str, str], Path]:
+        """The finished weights or, of a run still under way, its newest good checkpoint's; notes; and their file."""
+        if self.model.is_file():
+            return *read_tensors(self.model), self.model
+        fault: RunError | None = None
+        for checkpoint in self.checkpoints():
+            final = tomllib.loads(self.recipe.read_text(encoding="utf-8"))["training"]["final_weights"]
+            file = checkpoint / ("ema.safetensors" if final == "ema" else "model.safetensors")
+            try:
+                return *read_tensors(file), file
+            except RunError as error:
+                fault = error
+        raise fault or RunError(f"{self.path}: holds neither {MODEL} nor a checkpoint")
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The settings, but the free ones, in which two resolved recipes differ."""
+    found = []
+    for section in sorted({*then, *now} - {"name", "description"}):
+        a, b = then.get(section), now.get(section)
+        if not isinstance(a, dict) or not isinstance(b, dict):
+            a, b, prefix = {section: a}, {section: b}, ""
+        else:
+            prefix = f"{section}."
+        free = FREE.get(section, set())
+        if free is None:
+            continue
+        found += [
+            f"{prefix}{key} was {a.get(key)!r} and is {b.get(key)!r}"
+            for key in sorted({*a, *b} - free)
+            if a.get(key) != b.get(key)
+        ]
+    return found
+
+
+def load(path: str | Path, *, device: torch.device | str = "cpu", trust_plugins: bool = False) -> SphereModel:
+    """A trained model from its folder, in eval mode.
+
+    A folder may name plugins that are not in use yet; they are code, and are run only where `trust_plugins` says so.
+    Raises RunError for what is missing, damaged or untrusted.
+    """
+    folder = RunFolder(path)
+    if not folder.recipe.is_file():
+        raise RunError(f"{path}: not a run folder: it has no {RECIPE}")
+    try:
+        raw = tomllib.loads(folder.recipe.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{folder.recipe}: not valid TOML: {error}") from None
+    unknown = [name for name in raw.get("plugins", []) if not registry.knows(name, folder.path)]
+    if unknown and not trust_plugins:
+        raise RunError(f"{path}: needs the plugins {', '.join(unknown)}, which are code; "
+                       "look at them, then pass --trust-plugins (trust_plugins=True)")  # fmt: skip
+    recipe = Recipe.parse(raw, Origins(folder.recipe))
+    tensors, about, source = folder.weights()
+    model = SphereModel.from_recipe(recipe, json.loads(about.get("class_names", "[]")))
+    load_weights(model, tensors, source)
+    return model.to(device).eval()

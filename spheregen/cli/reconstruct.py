@@ -1,0 +1,44 @@
+"""`spheregen reconstruct`: images through the encoder and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from rich.markup import escape
+
+from spheregen.cli.console import find_run, say
+
+
+def reconstruct(
+    run: Path | None = typer.Argument(None, help="A run folder; the newest under runs/ where none is named."),
+    images: list[Path] = typer.Option([], "--image", help="An image file of any size and mode; repeat for more."),
+    count: int = typer.Option(8, min=1, help="Without --image: so many images of the data set's test split."),
+    out: Path | None = typer.Option(None, help="The picture to write; one in the run's samples/ where not given."),
+    device: str = typer.Option("auto", help="cpu, cuda, mps, …; auto takes what there is."),
+    trust_plugins: bool = typer.Option(False, "--trust-plugins", help="Run the plugins that the folder names."),
+) -> None:
+    """Encode and decode images without noise: originals above, reconstructions below."""
+    import torch
+
+    from spheregen import checkpoint, generation, pictures
+    from spheregen.cli.options import pick_device
+
+    folder = find_run(run)
+    model = checkpoint.load(folder, device=pick_device(device), trust_plugins=trust_plugins)
+    assert model.recipe is not None
+    if images:
+        originals = torch.stack([pictures.read_image(path, model.shape.image) for path in images])
+    else:
+        source = model.recipe.held_out()
+        picks = torch.linspace(0, len(source) - 1, min(count, len(source))).round().long().tolist()
+        originals = torch.stack([source[i][0] for i in picks])
+    originals = originals.float() / 255
+    results = generation.reconstruct(model, originals)
+    psnr = -10 * torch.log10((originals - results).square().flatten(1).mean(1).clamp(min=1e-10))
+    rows = ["original", "decoded"]
+    picture = pictures.grid(torch.cat([originals, results]), len(originals), rows)
+    out = out or folder / "samples" / "reconstructions.png"
+    with checkpoint.replacing(out) as aside:
+        picture.save(aside, format="PNG")
+    say(f"{len(originals)} images, PSNR {psnr.mean():.2f} dB (mean) → {escape(str(out))}")

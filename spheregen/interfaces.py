@@ -1,0 +1,206 @@
+"""The interfaces that plugins implement.
+
+Conventions, everywhere: B images a batch; images are float [B, C, H, W] in [-1, 1] inside the networks and [0, 1] at
+every public edge; latents are float [B, N, D] with N tokens of D channels, L = N·D; labels are int64 [B], where
+`shape.null_label` stands for "no class", or None for an unconditional model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from spheregen import rng
+from spheregen.component import Component, ImageSpec, ModelShape, Options
+
+
+class Network(nn.Module, Component, ABC):
+    """What Encoder and Decoder share: they are built from their options and the sizes all parts agree on."""
+
+    def __init__(self, options: Any, shape: ModelShape) -> None:
+        super().__init__()
+        self.options = options
+        self.shape = shape
+
+    @classmethod
+    def check(cls, options: Any, shape: ModelShape) -> None:
+        """Refuse sizes that do not fit each other, when the recipe is read and before anything is built.
+
+        Raises ValueError with a message that begins with the option's name and a colon.
+        """
+
+
+class Encoder(Network, kind="encoder"):
+    """E: an image to its latent (Section 2.1). The sphere comes after it: the output may have any length."""
+
+    @abstractmethod
+    def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """images [B, C, H, W] in [-1, 1], labels [B] or None -> latent [B, N, D]."""
+
+
+class Decoder(Network, kind="decoder"):
+    """D: a point of the sphere to an image (Eq. 2)."""
+
+    @abstractmethod
+    def forward(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        """latents [B, N, D] of norm √L, labels [B] or None -> images [B, C, H, W] in [-1, 1]."""
+
+
+class Regularizer(nn.Module, Component, ABC, kind="regularizer"):
+    """What stands between the encoder and the sphere (Appendix C.3): a layer, a further loss, both or neither."""
+
+    def __init__(self, options: Any, shape: ModelShape) -> None:
+        super().__init__()
+        self.options = options
+        self.shape = shape
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The encoder's output [B, N, D] -> what is spherified, of the same shape."""
+        return z
+
+    def loss(self, z: Tensor) -> Tensor | None:
+        """A scalar, already weighted, added to the objective for the clean latents z [B, N, D]; None adds nothing."""
+        return None
+
+
+class Sampler(Component, ABC, kind="sampler"):
+    """The random part of generation: the first latent, and the noise and its strength at each further step."""
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    def prior(self, shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+        """e of Eq. 3, before it is spherified: [B, *shape], one generator an image."""
+        return rng.normal(shape, generators)
+
+    @abstractmethod
+    def strength(self, step: int, steps: int) -> float:
+        """r of Eq. 5 at step t = 2…T: the noise is r·σ_max."""
+
+    @abstractmethod
+    def noise(
+        self, shape: Sequence[int], generators: Sequence[torch.Generator], previous: Tensor | None, first: Tensor | None
+    ) -> Tensor:
+        """e of Eq. 4 for one step: [B, *shape].
+
+        previous: what this method returned at the step before, None at the first re-encoding. first: the prior's
+        draw, None where generation started from an image.
+        """
+
+
+class Conditioner(Component, ABC, kind="conditioner"):
+    """The owner of the condition: how it is dropped in training, and how guidance combines the outputs of a network
+    with and without it (Section 2.4, Appendix C.1).
+
+    `conditional` False makes a model without a class table. `encoder_passes` and `decoder_passes` count the network
+    evaluations (NFE) that one call of each costs.
+    """
+
+    conditional: ClassVar[bool] = True
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @property
+    def encoder_passes(self) -> int:
+        return 1
+
+    @property
+    def decoder_passes(self) -> int:
+        return 1
+
+    @abstractmethod
+    def drop(self, labels: Tensor | None, uniform: Tensor, null_label: int) -> Tensor | None:
+        """Training: labels [B] with some replaced by the null label, decided by uniform [B] numbers in [0, 1)."""
+
+    def encode(self, encoder: Any, images: Tensor, labels: Tensor | None, null_label: int) -> Tensor:
+        """E(x, y), guided where this conditioner guides latents. encoder: a callable (images, labels) -> [B, N, D]."""
+        return encoder(images, labels)
+
+    def decode(self, decoder: Any, latents: Tensor, labels: Tensor | None, null_label: int) -> Tensor:
+        """D(v, y), guided where this conditioner guides pixels. decoder: a callable (latents, labels) -> images."""
+        return decoder(latents, labels)
+
+
+class PerceptualDistance(nn.Module, Component, ABC, kind="perceptual"):
+    """How different two images look. Features and distance are apart, so that an image that stands in several loss
+    terms goes through the network once."""
+
+    def __init__(self, options: Any, image: ImageSpec) -> None:
+        super().__init__()
+        self.options = options
+        self.image = image
+
+    @abstractmethod
+    def features(self, images: Tensor) -> list[Tensor]:
+        """images [B, C, H, W] in [0, 1], C = 1 or 3 -> what `distance` compares: tensors whose first dimension is B."""
+
+    @abstractmethod
+    def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        """Features of two batches -> distances [B], 0 for equal images."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Images a, b [B, C, H, W] in [0, 1] -> distances [B]."""
+        return self.distance(self.features(a), self.features(b))
+
+
+class ImageSource(Component, ABC, kind="data"):
+    """A set of images with labels, by index: what torch calls a map-style data set."""
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @classmethod
+    @abstractmethod
+    def describe(cls, options: Any) -> ImageSpec:
+        """Size, channels and number of classes, told from the options alone."""
+
+    @property
+    def spec(self) -> ImageSpec:
+        return self.describe(self.options)
+
+    @property
+    def class_names(self) -> list[str]:
+        """One name a class, in the order of the labels."""
+        return [str(i) for i in range(self.spec.num_classes)]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """uint8 [C, H, W] and its label (0 where there are none). Deterministic: flips belong to the training loop."""
+
+
+class FeatureExtractor(nn.Module, Component, ABC, kind="features"):
+    """A network whose features metrics compare. Under another one than Inception a metric carries its name."""
+
+    def __init__(self, options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """images [B, C, H, W] in [0, 1], C = 1 or 3 -> features [B, F]."""
+
+    def logits(self, images: Tensor) -> Tensor | None:
+        """Class scores [B, K] for the Inception Score, None where the network has none."""
+        return None
+
+
+__all__ = [
+    "Conditioner",
+    "Decoder",
+    "Encoder",
+    "FeatureExtractor",
+    "ImageSource",
+    "Network",
+    "Options",
+    "PerceptualDistance",
+    "Regularizer",
+    "Sampler",
+]

@@ -1,0 +1,123 @@
+"""The order of the training images, and the draws of each step: both follow from the seed and the step alone.
+
+Step u of a run with batch size B trains on positions u·B … u·B + B − 1 of an endless sequence in which every epoch is
+a new permutation of the data set. Each accumulation step of each process takes its own slice of those positions, so
+that the union over processes is the same however many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from spheregen import rng
+from spheregen.component import ModelShape
+from spheregen.errors import SpheregenError
+from spheregen.interfaces import ImageSource
+from spheregen.objective import Draws
+from spheregen.sphere import NoiseRange, draw_radii
+
+
+@dataclass(frozen=True)
+class Slices:
+    """How a batch of `batch_size` is cut: into `accumulate` passes, each spread over `processes`."""
+
+    batch_size: int
+    accumulate: int = 1
+    processes: int = 1
+    process: int = 0
+
+    def __post_init__(self) -> None:
+        parts = self.accumulate * self.processes
+        if self.batch_size % parts:
+            raise SpheregenError(
+                f"training.batch_size: {self.batch_size} is not divisible by {self.processes} processes × "
+                f"{self.accumulate} accumulation steps"
+            )
+
+    @property
+    def size(self) -> int:
+        """Images in one pass of one process."""
+        return self.batch_size // (self.accumulate * self.processes)
+
+    def of(self, part: int) -> slice:
+        """This process's rows of the batch in accumulation step `part`."""
+        begin = (part * self.processes + self.process) * self.size
+        return slice(begin, begin + self.size)
+
+
+class TrainingOrder(Sampler[list[int]]):
+    """Indices of the images of each pass of this process, from optimizer step `step` on, without end."""
+
+    def __init__(self, dataset: int, seed: int, slices: Slices, step: int = 0) -> None:
+        self.dataset, self.seed, self.slices, self.step = dataset, seed, slices, step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step, current, permutation = self.step, -1, torch.empty(0)
+        while True:
+            for part in range(self.slices.accumulate):
+                rows = self.slices.of(part)
+                indices = []
+                for position in range(rows.start, rows.stop):
+                    epoch, offset = divmod(step * self.slices.batch_size + position, self.dataset)
+                    if epoch != current:
+                        permutation = torch.randperm(
+                            self.dataset, generator=rng.generator(self.seed, "order", epoch)
+                        )
+                        current = epoch
+                    indices.append(int(permutation[offset]))
+                yield indices
+            step += 1
+
+
+def training_batches(
+    source: ImageSource, seed: int, slices: Slices, step: int, workers: int, pin: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(uint8 images [b, C, H, W], labels [b]) of each pass of this process, from optimizer step `step` on."""
+    loader = DataLoader(
+        source,  # type: ignore[arg-type]  # a map-style data set by its methods
+        batch_sampler=TrainingOrder(len(source), seed, slices, step),
+        num_workers=workers,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+    )
+    return iter(loader)
+
+
+@dataclass(frozen=True)
+class StepDraws:
+    """The random numbers of a whole batch, a row an image, of which each pass takes its slice."""
+
+    r: Tensor
+    r_sub: Tensor
+    drop_encoder: Tensor
+    drop_decoder: Tensor
+    flip: Tensor
+    seed: int
+    first: int
+
+    @classmethod
+    def of(cls, seed: int, step: int, batch_size: int, noise: NoiseRange) -> StepDraws:
+        """The draws of optimizer step `step`: radii stratified over the whole batch, on all processes."""
+        generator = rng.generator(seed, "draws", step)
+        r, r_sub = draw_radii(batch_size, noise, generator)
+        drop_encoder, drop_decoder, flip = torch.rand(3, batch_size, generator=generator)
+        return cls(r, r_sub, drop_encoder, drop_decoder, flip, seed, step * batch_size)
+
+    def take(self, rows: slice, shape: ModelShape, device: torch.device) -> Draws:
+        """The draws of some rows, with each image's noise from its own generator."""
+        positions = range(self.first + rows.start, self.first + rows.stop)
+        e = rng.normal((shape.tokens, shape.latent_channels), rng.generators(self.seed, "noise", positions, device))
+        r, r_sub = self.r[rows].to(device), self.r_sub[rows].to(device)
+        return Draws(r, r_sub, self.drop_encoder[rows].to(device), self.drop_decoder[rows].to(device), e)
+
+
+def to_network(images: Tensor, flip: Tensor, device: torch.device) -> Tensor:
+    """uint8 [b, C, H, W] -> float in [-1, 1] on the device, mirrored where flip [b] says so."""
+    x = images.to(device, non_blocking=True).float() / 127.5 - 1
+    mirrored = flip.to(device).view(-1, 1, 1, 1)
+    return torch.where(mirrored, x.flip(-1), x)

@@ -1,0 +1,418 @@
+"""The training loop: resuming, processes, checkpoints, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, state_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+import spheregen
+from spheregen import Recipe, RunError, Trainer, hookimpl, registry
+from spheregen.checkpoint import RunFolder
+from spheregen.loader import Slices, StepDraws, TrainingOrder, to_network
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+# -- the order of images and draws -------------------------------------------------------------------------------------
+
+
+def take(order: TrainingOrder, passes: int) -> list[int]:
+    iterator = iter(order)
+    return [index for _ in range(passes) for index in next(iterator)]
+
+
+@settings(max_examples=40)
+@given(st.integers(3, 50), st.sampled_from([1, 2, 4]), st.sampled_from([1, 2]), st.integers(0, 5))
+def test_processes_and_passes_share_one_order(dataset: int, processes: int, accumulate: int, step: int) -> None:
+    batch = 8
+    whole = take(TrainingOrder(dataset, 1, Slices(batch), 0), step + 2)
+    rows: dict[int, list[int]] = {}
+    for process in range(processes):
+        slices = Slices(batch, accumulate, processes, process)
+        iterator = iter(TrainingOrder(dataset, 1, slices, step))
+        for part in range(accumulate):
+            rows[slices.of(part).start] = next(iterator)
+    assert [i for start in sorted(rows) for i in rows[start]] == whole[step * batch : (step + 1) * batch]
+
+
+def test_an_epoch_sees_every_image_once_and_epochs_differ() -> None:
+    seen = take(TrainingOrder(12, 0, Slices(4)), 6)
+    assert sorted(seen[:12]) == sorted(seen[12:]) == list(range(12))
+    assert seen[:12] != seen[12:]
+
+
+def test_draws_do_not_depend_on_how_the_batch_is_cut(tiny: Callable[..., Recipe]) -> None:
+    shape, noise = tiny().shape, tiny().noise.range()
+    draws = StepDraws.of(3, 5, 8, noise)
+    whole = draws.take(slice(0, 8), shape, torch.device("cpu"))
+    part = draws.take(slice(2, 6), shape, torch.device("cpu"))
+    assert torch.equal(whole.e[2:6], part.e)
+    assert torch.equal(whole.r[2:6], part.r)
+    assert set(draws.r.tolist()) >= {0.0} or (draws.r > 1).any()
+
+
+def test_flips_mirror_the_images_they_name() -> None:
+    images = torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2)
+    x = to_network(images, torch.tensor([False, True]), torch.device("cpu"))
+    expected = images.float() / 127.5 - 1
+    assert torch.equal(x[0], expected[0])
+    assert torch.equal(x[1], expected[1].flip(-1))
+
+
+def test_a_batch_that_cannot_be_cut_is_refused() -> None:
+    with pytest.raises(spheregen.SpheregenError, match=r"training\.batch_size: 10 is not divisible by 4 processes"):
+        Slices(10, 1, 4)
+
+
+# -- training and resuming ---------------------------------------------------------------------------------------------
+
+
+def test_training_lowers_the_loss_and_leaves_a_whole_run(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = tiny("training.images=4800", "training.lr=3e-3", "training.lr_batch=16", "training.checkpoint_images=1600")
+    folder = spheregen.train(recipe, tmp_path / "run")
+    lines = metrics_of(folder.path)
+    assert lines[-1]["reconstruction_l1"] < 0.75 * lines[0]["reconstruction_l1"]
+    assert lines[-1]["images"] == 4800
+    assert [path.name for path in folder.checkpoints()] == ["step-00000300", "step-00000200"]
+    assert sorted(folder.samples.glob("*.png"))
+    assert Recipe.read(folder.recipe).as_dict() == recipe.as_dict()
+    model = spheregen.load(folder.path)
+    assert not model.training
+    assert same(dict(model.state_dict()), state_of(folder.path))
+    assert not list(folder.path.rglob(".*"))  # nothing half-written is left
+
+
+@pytest.mark.parametrize("overrides", [(), ("training.accumulate=2", "regularizer.use=batchnorm")])
+def test_a_stop_and_a_resumption_change_nothing(
+    tiny: Callable[..., Recipe], tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    recipe = tiny("training.flip=0.5", *overrides)
+    spheregen.train(recipe, tmp_path / "whole")
+
+    class StopAt:
+        def __init__(self, step: int) -> None:
+            self.step = step
+
+        @hookimpl
+        def spheregen_step_end(self, trainer: Trainer) -> None:
+            trainer.stop = trainer.stop or trainer.step == self.step
+
+    for step in (3, 4, 9):
+        hook = StopAt(step)
+        registry.register(hook)
+        assert not Trainer(recipe, tmp_path / "parts").fit()
+        registry.unregister(hook)
+    assert Trainer(recipe, tmp_path / "parts").fit()
+    assert same(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
+    newest = [RunFolder(tmp_path / name).checkpoints()[0] for name in ("whole", "parts")]
+    assert newest[0].name == newest[1].name
+    for file in ("model", "ema", "optimizer"):
+        assert same(*(load_file(path / f"{file}.safetensors") for path in newest))
+    losses = [[(m["images"], m["gradient_norm"]) for m in metrics_of(tmp_path / name)][-1] for name in ("whole", "parts")]
+    assert losses[0][0] == losses[1][0]
+
+
+def command(run: Path, *more: str) -> list[str]:
+    sets = [word for setting in TINY for word in ("--set", setting)]
+    return [sys.executable, "-m", "spheregen", "train", "digits", "--run", str(run), *sets, *more]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, how: signal.Signals) -> None:
+    longer = ["--set", "training.images=3200", "--set", "training.checkpoint_images=320"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole, *longer), check=True, capture_output=True, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        command(killed, *longer), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("checkpoints/step-*")):
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(how)
+    output, _ = process.communicate(timeout=60)
+    assert not (killed / "model.safetensors").exists()
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert "the same command goes on from there" in output
+    else:
+        assert process.returncode == -signal.SIGKILL
+    done = subprocess.run(command(killed, *longer), check=True, capture_output=True, text=True, env=ENVIRONMENT)
+    assert "resumed at" in done.stdout
+    assert same(state_of(whole), state_of(killed))
+    assert [m["step"] for m in metrics_of(killed)] == sorted({m["step"] for m in metrics_of(killed)})
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "state", "delete"])
+def test_a_damaged_checkpoint_is_passed_over_and_told(
+    tiny: Callable[..., Recipe], tmp_path: Path, damage: str
+) -> None:
+    recipe = tiny()
+    spheregen.train(recipe, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    whole = state_of(folder.path)
+    folder.model.unlink()
+    newest, older = folder.checkpoints()
+    file = newest / "optimizer.safetensors"
+    match damage:
+        case "truncate":
+            file.write_bytes(file.read_bytes()[:-100])
+        case "empty":
+            file.write_bytes(b"")
+        case "state":
+            (newest / "state.json").write_text("{")
+        case "delete":
+            file.unlink()
+    trainer = Trainer(recipe, tmp_path / "run")
+    assert trainer.fit()
+    assert newest.name in trainer.notes[0]
+    assert same(state_of(folder.path), whole)
+    assert older.name == "step-00000008"
+
+
+def test_another_recipe_does_not_take_a_runs_place(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    spheregen.train(tiny(), tmp_path / "run")
+    before = (tmp_path / "run" / "recipe.toml").read_bytes()
+    with pytest.raises(RunError, match=r"encoder\.depth was 1 and is 2.*--run"):
+        spheregen.train(tiny("encoder.depth=2"), tmp_path / "run")
+    assert (tmp_path / "run" / "recipe.toml").read_bytes() == before
+    spheregen.train(tiny("training.log_images=64", "sampling.steps=3"), tmp_path / "run")  # these may differ
+
+
+def test_sampling_in_the_middle_does_not_change_training(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    often = spheregen.train(tiny("training.sample_images=16"), tmp_path / "often")
+    never = spheregen.train(tiny("training.sample_images=100000"), tmp_path / "never")
+    assert len(list(often.samples.glob("*.png"))) > len(list(never.samples.glob("*.png")))
+    assert same(state_of(often.path), state_of(never.path))
+
+
+def test_accumulated_passes_make_the_gradient_of_the_whole_batch(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    gradients = []
+    for accumulate in (1, 4):
+        trainer = Trainer(tiny(f"training.accumulate={accumulate}", "training.clip=1e9"), tmp_path / str(accumulate))
+        gradients.append(first_gradients(trainer))
+    for name in gradients[0]:
+        torch.testing.assert_close(gradients[0][name], gradients[1][name], atol=1e-6, rtol=1e-4)
+
+
+def first_gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """The gradients of a trainer's first step, from weights without zeros."""
+    from conftest import scramble
+
+    from spheregen.loader import training_batches
+
+    scramble(trainer.model)
+    found: dict[str, torch.Tensor] = {}
+
+    def keep(norm: torch.Tensor) -> None:
+        found.update({n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None})
+
+    trainer._apply = keep  # type: ignore[method-assign]
+    trainer._train_step(training_batches(trainer.source, 0, trainer.slices, 0, 0, False))
+    return found
+
+
+@pytest.mark.parametrize("regularizer", ["none", "batchnorm"])
+def test_two_processes_make_the_gradient_of_one(
+    tiny: Callable[..., Recipe], tmp_path: Path, regularizer: str
+) -> None:
+    """Radii stratified over both, statistics over both, the same noise for the same image."""
+    overrides = [f"regularizer.use={regularizer}", "training.clip=1e9"]
+    alone = first_gradients(Trainer(tiny(*overrides), tmp_path / "alone"))
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1",
+         "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0",
+         str(HERE / "two_processes.py"), str(tmp_path / "together"), *overrides],
+        capture_output=True, text=True, env={**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    together = load_file(tmp_path / "together.safetensors")
+    assert together.keys() == alone.keys()
+    assert len(alone) > 50
+    for name, gradient in alone.items():
+        torch.testing.assert_close(together[name], gradient, atol=2e-6, rtol=1e-3)
+
+
+def test_steps_without_a_finite_gradient_are_skipped_and_then_stop_training(
+    tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    recipe = tiny("training.max_skipped=2")
+    trainer = Trainer(recipe, tmp_path / "run")
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    real = trainer.objective.weights
+    trainer.objective.weights = SimpleNamespace(**{**real.model_dump(), "reconstruction_l1": float("nan")})  # type: ignore[assignment]
+    with pytest.raises(RunError, match="not finite 3 steps in a row"):
+        trainer.fit()
+    assert trainer.skipped == 3
+    assert all(torch.equal(before[name], p) for name, p in trainer.model.named_parameters())
+    assert not trainer.run.checkpoints()
+
+
+def test_schedule_and_rates_are_the_papers(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    """Linear warm-up, cosine to lr_min, linear scaling with the batch, the encoder at a tenth."""
+    recipe = tiny("training.images=1600", "training.warmup_images=320", "training.lr=1e-3", "training.lr_batch=256")
+    trainer = Trainer(recipe, tmp_path / "run")
+    peak = 1e-3 * 16 / 256
+    rates = []
+    for step in range(100):
+        trainer.schedule.step_update(step)
+        rates.append([group["lr"] for group in trainer.optimizer.param_groups])
+    assert rates[20] == pytest.approx([peak * 0.1, peak])
+    assert rates[10][1] == pytest.approx(peak / 2, rel=0.01)
+    assert rates[60][1] == pytest.approx((peak + 1e-6) / 2, rel=0.01)
+    assert rates[99][1] == pytest.approx(1e-6, rel=0.2)
+
+
+def test_a_frozen_encoder_does_not_move(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    trainer = Trainer(tiny("training.encoder_lr_scale=0"), tmp_path / "run")
+    before = {name: p.detach().clone() for name, p in trainer.model.encoder.named_parameters()}
+    moving = trainer.model.decoder.head.linear.weight.detach().clone()  # type: ignore[union-attr]
+    trainer.fit()
+    assert all(torch.equal(before[name], p) for name, p in trainer.model.encoder.named_parameters())
+    assert not torch.equal(moving, trainer.model.decoder.head.linear.weight)  # type: ignore[union-attr,arg-type]
+
+
+def test_events_reach_plugins_in_order(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    class Listener:
+        @hookimpl
+        def spheregen_train_start(self, trainer: Trainer) -> None:
+            seen.append("start")
+
+        @hookimpl
+        def spheregen_metrics(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+            assert metrics["images"] == trainer.images_seen
+            seen.append("metrics")
+
+        @hookimpl
+        def spheregen_checkpoint_saved(self, trainer: Trainer, path: Path) -> None:
+            assert (path / "state.json").is_file()
+            seen.append("checkpoint")
+
+        @hookimpl
+        def spheregen_samples_saved(self, trainer: Trainer, path: Path) -> None:
+            assert path.is_file()
+            seen.append("samples")
+
+        @hookimpl
+        def spheregen_train_end(self, trainer: Trainer) -> None:
+            assert trainer.run.model.is_file()
+            seen.append("end")
+
+    listener = Listener()
+    registry.register(listener)
+    spheregen.train(tiny(), tmp_path / "run")
+    registry.unregister(listener)
+    assert seen[0] == "start"
+    assert seen[-1] == "end"
+    assert seen.count("metrics") == 5
+    assert seen.count("checkpoint") == 3
+    assert seen.count("samples") == 2
+
+
+def test_tensorboard_writes_its_events(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    recipe = tiny("plugins=['spheregen_tensorboard']")
+    import spheregen_tensorboard
+
+    try:
+        spheregen.train(recipe, tmp_path / "run")
+    finally:
+        registry.unregister(spheregen_tensorboard)
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+
+
+# -- every recipe, one step --------------------------------------------------------------------------------------------
+
+
+# -- loading -----------------------------------------------------------------------------------------------------------
+
+
+def test_loading_refuses_what_is_missing_damaged_or_does_not_fit(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"nowhere: not a run folder: it has no recipe\.toml"):
+        spheregen.load(tmp_path / "nowhere")
+    weights = run / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-10])
+    with pytest.raises(RunError, match=r"model\.safetensors: not a readable safetensors file"):
+        spheregen.load(run)
+    weights.write_bytes(whole)
+    recipe = run / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("channels = 4", "channels = 5"))
+    with pytest.raises(RunError, match=r"does not fit the recipe: .*expected .* and \d+ more"):
+        spheregen.load(run)
+    weights.unlink()
+    with pytest.raises(RunError, match=r"neither model\.safetensors nor a checkpoint"):
+        spheregen.load(run)
+
+
+def test_no_pickle_is_ever_loaded(run: Path) -> None:
+    import pickle
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (run / "pwned",))
+
+    (run / "model.safetensors").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(RunError):
+        spheregen.load(run)
+    assert not (run / "pwned").exists()
+
+
+def test_a_models_plugins_run_only_when_trusted(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    plugin = tmp_path / "traveller.py"
+    plugin.write_text(
+        "import pathlib, spheregen\n"
+        "pathlib.Path(__file__).with_suffix('.ran').touch()\n"
+        "class Plain(spheregen.Regularizer, name='traveller'):\n    pass\n"
+        "@spheregen.hookimpl\ndef spheregen_components():\n    return [Plain]\n"
+    )
+    program = (
+        "import spheregen, sys\n"
+        f"r = spheregen.Recipe.read('digits', {[*TINY, 'regularizer.use=traveller', f'plugins=[{str(plugin)!r}]']!r})\n"
+        f"spheregen.train(r, {str(tmp_path / 'run')!r}); spheregen.load({str(tmp_path / 'run')!r})"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, env=ENVIRONMENT)
+    moved = tmp_path / "elsewhere"
+    shutil.move(tmp_path / "run", moved)
+    plugin.unlink()
+    with pytest.raises(RunError, match=r"needs the plugins plugins/traveller\.py, which are code.*trust_plugins=True"):
+        spheregen.load(moved)
+    assert not list(moved.rglob("*.ran"))
+    assert spheregen.load(moved, trust_plugins=True).recipe is not None
+    assert list(moved.rglob("*.ran"))
+
+
+def test_a_run_under_way_can_be_sampled(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    spheregen.train(tiny(), tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    folder.model.unlink()
+    model = spheregen.load(folder.path)
+    assert same(dict(model.state_dict()), load_file(folder.checkpoints()[0] / "ema.safetensors"))
