@@ -229,27 +229,26 @@ class Recipe(pydantic.BaseModel):
             registry.load(plugin)
         faults: list[str] = []
         for kind, default in cls.COMPONENTS.items():
-            table = values.pop(kind, {"use": default} if default else None)
-            if table is None:
-                if default is None:
-                    faults.append(origins.fault((kind,), "section is missing; it needs use = \"…\" "
-                                                         f"{suggest('', _names(registry, kind))}"))  # fmt: skip
-                continue
+            table = values.get(kind, {"use": default} if default else None)
+            if table is None and default is None:
+                faults.append(origins.fault((kind,), f"section is missing; name one of its {len(_names(registry, kind))}"
+                                                     f" components: {', '.join(_names(registry, kind))}"))  # fmt: skip
+            # A section at fault gives way to an empty one, so that the faults of all sections are found together.
+            values[kind] = Section(Component, None)
             try:
-                values[kind] = _section(kind, table, registry)
+                if table is not None:
+                    values[kind] = _section(kind, table, registry)
             except pydantic.ValidationError as error:
-                component = registry.get(kind, table["use"])
-                faults += [_explain((kind, *e["loc"]), dict(e), component.Options, origins) for e in error.errors()]
+                options = registry.get(kind, table["use"]).Options
+                faults += [_explain((kind, *e["loc"]), dict(e), options, origins) for e in error.errors()]
             except (PluginError, ValueError) as error:
                 faults.append(origins.fault((kind, "use"), str(error)))
-        if not faults or set(values) - set(cls.model_fields):
-            try:
-                recipe = cls.model_validate(values)
-            except pydantic.ValidationError as error:
-                broken = {fault.split("]")[0] for fault in faults}
-                for e in error.errors():
-                    if e["loc"][0] not in cls.COMPONENTS or not broken:
-                        faults.append(_explain(e["loc"], dict(e), cls, origins))
+            if table is None and default == "":
+                values[kind] = None
+        try:
+            recipe = cls.model_validate(values)
+        except pydantic.ValidationError as error:
+            faults += [_explain(e["loc"], dict(e), cls, origins) for e in error.errors()]
         if faults:
             raise RecipeError("\n".join(faults))
         recipe._check(origins)

@@ -120,7 +120,7 @@ def test_radii_stay_in_their_ranges(seed: int, draw: Literal["sigma", "angle"]) 
     noise = NoiseRange(80, 85, draw=draw)
     r, r_sub = sphere.draw_radii(256, noise, torch.Generator().manual_seed(seed))
     limit = sphere.angle_to_sigma(85) / noise.sigma_max
-    assert r.min() == 0
+    assert (r >= 0).all()
     assert r.max() <= limit * (1 + 1e-6)
     assert (r_sub >= 0).all()
     assert (r_sub <= 0.5 * (1 + 1e-6)).all()

@@ -46,11 +46,12 @@ def test_shapes_and_ranges(classes: int, head: str, size: int, channels: int, gr
     assert images.std() > 0.1
 
 
-def test_fresh_heads_are_zero_and_everything_learns(tiny: Callable[..., Recipe]) -> None:
+def test_fresh_heads_are_zero(tiny: Callable[..., Recipe]) -> None:
     model = SphereModel.from_recipe(tiny())
     x, y = torch.randn(4, 1, 8, 8), torch.arange(4)
     assert torch.equal(model.encode(x, y), torch.zeros(4, 4, 4))
-    assert torch.equal(model.decode(torch.randn(4, 4, 4), y), torch.zeros(4, 1, 8, 8))
+    images = model.decode(torch.randn(4, 4, 4), y)
+    assert torch.equal(images, images[:1].expand(4, -1, -1, -1))  # the pixel head's biases alone
 
 
 def test_the_sincos_table_tells_column_then_row_sines_before_cosines() -> None:

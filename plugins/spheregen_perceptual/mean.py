@@ -1,0 +1,85 @@
+"""The weighted mean of several distances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydantic
+from pydantic import ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+import spheregen
+
+
+class Part(spheregen.Options):
+    """One of the distances: its name, its weight, and its own options beside them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    use: str
+    """The distance's name."""
+    weight: float = Field(1.0, gt=0)
+    """Its weight in the mean."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve(cls, table: Any) -> Any:
+        """Check the options as their component does, and fill in its defaults."""
+        if not isinstance(table, dict) or not isinstance(table.get("use"), str):
+            raise ValueError('expected a table { use = "name", weight = 1.0, … }')
+        try:
+            component = spheregen.registry.get("perceptual", table["use"])
+        except spheregen.PluginError as error:
+            raise ValueError(str(error)) from None
+        own = {key: value for key, value in table.items() if key not in ("use", "weight")}
+        try:
+            options = component.Options.model_validate(own)
+        except pydantic.ValidationError as error:
+            known = [*component.Options.model_fields, "use", "weight"]
+            raise ValueError("; ".join(_explain(dict(e), known) for e in error.errors())) from None
+        return {**options.model_dump(mode="json", exclude_none=True), **{k: table[k] for k in table if k not in own}}
+
+    def build(self, image: spheregen.ImageSpec) -> spheregen.PerceptualDistance:
+        component = spheregen.registry.get("perceptual", self.use)
+        return component(component.Options.model_validate(self.model_extra), image)
+
+
+class MeanDistance(spheregen.PerceptualDistance, name="mean"):
+    """The weighted mean of several distances: Σ weight·distance / Σ weight.
+
+    The paper's is 1.0 × lpips and 0.1 × timm's ConvNeXt-Small logits at 224.
+    """
+
+    class Options(spheregen.Options):
+        parts: list[Part] = Field(min_length=1)
+        """Tables { use = "name", weight = 1.0, … }, with the options of the distance they name."""
+
+    def __init__(self, options: Options, image: spheregen.ImageSpec) -> None:
+        super().__init__(options, image)
+        self.parts = nn.ModuleList([part.build(image) for part in options.parts])
+        total = sum(part.weight for part in options.parts)
+        self.weights = [part.weight / total for part in options.parts]
+        self.counts: list[int] = []  # how many features each part makes, known once it has made some
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The features of all parts, one after the other."""
+        features = [part.features(images) for part in self.parts]  # type: ignore[operator]
+        self.counts = [len(own) for own in features]
+        return [feature for own in features for feature in own]
+
+    def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        mean, start = a[0].new_zeros(()), 0
+        for part, weight, count in zip(self.parts, self.weights, self.counts, strict=True):
+            own = slice(start, start + count)
+            mean = mean + weight * part.distance(a[own], b[own])  # type: ignore[operator]
+            start += count
+        return mean
+
+
+def _explain(error: dict[str, Any], known: list[str]) -> str:
+    """One of pydantic's findings about a part's options."""
+    place = ".".join(map(str, error["loc"]))
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = f"unknown key; {spheregen.suggest(place, known)}"
+    return f"{place}: {message}" if place else message
