@@ -241,7 +241,7 @@ class Trainer:
                     load_weights(self.ema.module, tensors["ema"], path)
                 load_optimizer(self.optimizer, tensors["optimizer"])
             except (RunError, KeyError) as error:
-                self.notes.append(f"passed over a damaged checkpoint: {error}")
+                self.notes.append(f"passed over a damaged checkpoint, {path.name}: {error}")
                 continue
             self.step, self.skipped = state["step"], state["skipped"]
             break
