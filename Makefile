@@ -20,5 +20,6 @@ demo: install  ## train on real digits, sample, and measure the samples
 
 test: install  ## linter, type checker and tests
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest

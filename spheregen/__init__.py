@@ -18,7 +18,9 @@ from spheregen.registry import Registry, register, registry
 
 if TYPE_CHECKING:
     from spheregen import rng, sphere
+    from spheregen.checkpoint import load
     from spheregen.generation import Step, generate, reconstruct, sample
+    from spheregen.images import read_image
     from spheregen.interfaces import (
         Conditioner,
         Decoder,
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from spheregen.model import SphereModel
     from spheregen.objective import Objective
     from spheregen.recipe import Recipe
-    from spheregen.checkpoint import load
     from spheregen.training import Trainer, train
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ _LAZY = {
     "generate": "generation",
     "reconstruct": "generation",
     "sample": "generation",
+    "read_image": "images",
     "Conditioner": "interfaces",
     "Decoder": "interfaces",
     "Encoder": "interfaces",
@@ -105,6 +107,7 @@ __all__ = [
     "generate",
     "hookimpl",
     "load",
+    "read_image",
     "reconstruct",
     "register",
     "registry",

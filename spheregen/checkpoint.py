@@ -1,10 +1,10 @@
 """What a run folder holds. Everything is written aside and renamed; no pickle is ever read.
 
-    runs/digits/
-      recipe.toml          as resolved
-      model.safetensors    the finished weights; with recipe.toml all that `load` needs
-      checkpoints/step-00001000/{model,ema,optimizer}.safetensors, state.json
-      metrics.jsonl  samples/*.png
+runs/digits/
+  recipe.toml          as resolved
+  model.safetensors    the finished weights; with recipe.toml all that `load` needs
+  checkpoints/step-00001000/{model,ema,optimizer}.safetensors, state.json
+  metrics.jsonl  samples/*.png
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The errors that a user can cause. Each message is one readable line; the command line prints it without a traceback."""
+"""The errors that a user can cause: each message is one readable line, printed without a traceback."""
 
 from __future__ import annotations
 

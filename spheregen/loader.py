@@ -65,9 +65,7 @@ class TrainingOrder(Sampler[list[int]]):
                 for position in range(rows.start, rows.stop):
                     epoch, offset = divmod(step * self.slices.batch_size + position, self.dataset)
                     if epoch != current:
-                        permutation = torch.randperm(
-                            self.dataset, generator=rng.generator(self.seed, "order", epoch)
-                        )
+                        permutation = torch.randperm(self.dataset, generator=rng.generator(self.seed, "order", epoch))
                         current = epoch
                     indices.append(int(permutation[offset]))
                 yield indices
@@ -78,7 +76,7 @@ def training_batches(
     source: ImageSource, seed: int, slices: Slices, step: int, workers: int, pin: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(uint8 images [b, C, H, W], labels [b]) of each pass of this process, from optimizer step `step` on."""
-    loader = DataLoader(
+    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         source,  # type: ignore[arg-type]  # a map-style data set by its methods
         batch_sampler=TrainingOrder(len(source), seed, slices, step),
         num_workers=workers,

@@ -23,7 +23,9 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
 
 
-def grid(images: Tensor, columns: int, row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()) -> Image.Image:
+def grid(
+    images: Tensor, columns: int, row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()
+) -> Image.Image:
     """Images [n, C, H, W] in [0, 1], row by row, as one picture; labels stand to the left and above."""
     size = images.shape[-1]
     factor = max(1, math.ceil(_SMALLEST / size))

@@ -1,8 +1,8 @@
 """A recipe: everything that decides what a training run makes, as TOML, checked before anything is built.
 
-    recipe = Recipe.read("recipes/digits.toml", overrides=["encoder.size=base"])
-    recipe.data.build()          # a component from its section
-    recipe.to_toml()             # resolved: every setting there is, extends and overrides applied
+recipe = Recipe.read("recipes/digits.toml", overrides=["encoder.size=base"])
+recipe.data.build()          # a component from its section
+recipe.to_toml()             # resolved: every setting there is, extends and overrides applied
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import pydantic
 import tomli_w
@@ -231,15 +231,14 @@ class Recipe(pydantic.BaseModel):
         for kind, default in cls.COMPONENTS.items():
             table = values.get(kind, {"use": default} if default else None)
             if table is None and default is None:
-                faults.append(origins.fault((kind,), f"section is missing; name one of its {len(_names(registry, kind))}"
-                                                     f" components: {', '.join(_names(registry, kind))}"))  # fmt: skip
+                faults.append(origins.fault((kind,), f"section is missing; use = one of {_names(registry, kind)}"))
             # A section at fault gives way to an empty one, so that the faults of all sections are found together.
             values[kind] = Section(Component, None)
             try:
                 if table is not None:
                     values[kind] = _section(kind, table, registry)
             except pydantic.ValidationError as error:
-                options = registry.get(kind, table["use"]).Options
+                options = registry.get(kind, cast(dict[str, Any], table)["use"]).Options
                 faults += [_explain((kind, *e["loc"]), dict(e), options, origins) for e in error.errors()]
             except (PluginError, ValueError) as error:
                 faults.append(origins.fault((kind, "use"), str(error)))

@@ -98,7 +98,7 @@ class Registry:
                 except PluginError as error:
                     self.failures[name] = str(error)
 
-    def plugins(self) -> dict[str, ModuleType]:
+    def plugins(self) -> dict[str, object]:
         """The plugins in use, by name."""
         return dict(self.manager.list_name_plugin())
 
@@ -135,7 +135,8 @@ class Registry:
         other = self._components.get((component.kind, component.name))
         if other is not None:
             raise PluginError(
-                f"plugin {plugin}: {component.kind} '{component.name}' is already taken by plugin {self._origins[other]}"
+                f"plugin {plugin}: {component.kind} '{component.name}' is already taken by plugin "
+                f"{self._origins[other]}"
             )
 
 
@@ -157,7 +158,8 @@ def _identify(name: str, relative_to: Path | None) -> tuple[Path | None, str]:
 def _import_file(path: Path, name: str) -> ModuleType:
     """A plugin in a single file, imported under a name of its own."""
     spec = importlib.util.spec_from_file_location(f"_spheregen_plugin_{name}", path)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:

@@ -106,7 +106,12 @@ class Trainer:
             for images in (options.log_images, options.sample_images, options.checkpoint_images)
         )
         batches = training_batches(
-            self.source, self.recipe.seed, self.slices, self.step, options.workers, self.accelerator.device.type == "cuda"
+            self.source,
+            self.recipe.seed,
+            self.slices,
+            self.step,
+            options.workers,
+            self.accelerator.device.type == "cuda",
         )
         sums: dict[str, Tensor] = {}
         logged, clock = self.step, time.perf_counter()
@@ -125,10 +130,7 @@ class Trainer:
                     self._sample_grid()
                 if self.step % checkpoint_every == 0 and self.step < self.total_steps:
                     self.save()
-                if self.accelerator.num_processes > 1:  # all processes stop at one step, or none does
-                    if self.stop:
-                        self.accelerator.set_trigger()
-                    self.stop = self.accelerator.check_trigger()
+                self._agree_on_stopping()
         self.save()
         if self.step < self.total_steps:
             return False
@@ -180,6 +182,13 @@ class Trainer:
         self.optimizer.zero_grad()
         if self.ema:
             self.ema.update(self.model, self.step + 1)
+
+    def _agree_on_stopping(self) -> None:
+        """All processes stop at one step, or none does."""
+        if self.slices.processes > 1:
+            if self.stop:
+                self.accelerator.set_trigger()
+            self.stop = self.accelerator.check_trigger()
 
     # -- what it leaves behind -------------------------------------------------------------------------------------
 

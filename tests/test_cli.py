@@ -182,7 +182,14 @@ def test_any_image_can_be_reconstructed(invoke: Invoke, run: Path, tmp_path: Pat
     Image.new("RGBA", (9, 31), (250, 20, 30, 128)).save(tmp_path / "b.png")
     out = tmp_path / "out.png"
     code, text, err = invoke(
-        "reconstruct", str(run), "--image", str(tmp_path / "a.jpg"), "--image", str(tmp_path / "b.png"), "--out", str(out)
+        "reconstruct",
+        str(run),
+        "--image",
+        str(tmp_path / "a.jpg"),
+        "--image",
+        str(tmp_path / "b.png"),
+        "--out",
+        str(out),
     )
     assert code == 0, err
     assert "2 images" in text

@@ -78,9 +78,7 @@ def test_both_branches_go_in_one_batch(model: SphereModel) -> None:
 
 
 def test_guided_images_stay_in_range(model: SphereModel) -> None:
-    images = make(PixelGuidance, scale=50.0).decode(
-        model.decode, torch.randn(5, 4, 4), LABELS, model.shape.null_label
-    )
+    images = make(PixelGuidance, scale=50.0).decode(model.decode, torch.randn(5, 4, 4), LABELS, model.shape.null_label)
     assert images.abs().max() == 1
 
 
@@ -109,7 +107,7 @@ def test_noise_is_shared_or_not() -> None:
     first = torch.randn(2, 4, 4)
 
     def two(noise: str) -> tuple[Tensor, Tensor]:
-        sampler = FixedSampler(FixedSampler.Options(noise=noise))  # type: ignore[arg-type]
+        sampler = FixedSampler(FixedSampler.Options(noise=noise))
         one = sampler.noise(shape, generators, None, first)
         return one, sampler.noise(shape, generators, one, first)
 
@@ -176,7 +174,7 @@ def test_a_model_that_refines_latents_decodes_only_what_is_asked_for(model: Sphe
             decoded += 1
             return super().decode(latents, labels)
 
-    refining = Refining(model.encoder, model.decoder, model.regularizer, model.shape, model.noise)  # type: ignore[arg-type]
+    refining = Refining(model.encoder, model.decoder, model.regularizer, model.shape, model.noise)
     steps = run_steps(refining, make(NoGuidance), steps=4)
     assert decoded == 0
     assert steps[-1].images.shape == (5, 1, 8, 8)

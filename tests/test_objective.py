@@ -45,7 +45,11 @@ def weights(**values: float) -> LossWeights:
 def test_the_terms_are_equations_7_to_10(model: SphereModel, batch: tuple[Tensor, Tensor, Draws]) -> None:
     x, y, draws = batch
     given = weights(
-        reconstruction_l1=2, reconstruction_perceptual=3, consistency_l1=5, consistency_perceptual=7, latent_consistency=11
+        reconstruction_l1=2,
+        reconstruction_perceptual=3,
+        consistency_l1=5,
+        consistency_perceptual=7,
+        latent_consistency=11,
     )
     perceptual = Means(None, model.shape.image)
     loss, terms = Objective(model, NoGuidance(NoGuidance.Options()), given, perceptual)(x, y, draws)

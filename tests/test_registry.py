@@ -114,7 +114,7 @@ def test_a_component_without_a_name_is_refused() -> None:
         pass
 
     plugin = SimpleNamespace(__name__="nameless", spheregen_components=lambda: [Nameless])
-    with pytest.raises(spheregen.PluginError, match="nameless: .*Nameless has no name"):
+    with pytest.raises(spheregen.PluginError, match=r"nameless: .*Nameless has no name"):
         Registry().register(plugin)
 
 

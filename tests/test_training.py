@@ -133,7 +133,9 @@ def test_a_stop_and_a_resumption_change_nothing(
     assert newest[0].name == newest[1].name
     for file in ("model", "ema", "optimizer"):
         assert same(*(load_file(path / f"{file}.safetensors") for path in newest))
-    losses = [[(m["images"], m["gradient_norm"]) for m in metrics_of(tmp_path / name)][-1] for name in ("whole", "parts")]
+    losses = [
+        [(m["images"], m["gradient_norm"]) for m in metrics_of(tmp_path / name)][-1] for name in ("whole", "parts")
+    ]
     assert losses[0][0] == losses[1][0]
 
 
@@ -170,9 +172,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, how: signal.Si
 
 
 @pytest.mark.parametrize("damage", ["truncate", "empty", "state", "delete"])
-def test_a_damaged_checkpoint_is_passed_over_and_told(
-    tiny: Callable[..., Recipe], tmp_path: Path, damage: str
-) -> None:
+def test_a_damaged_checkpoint_is_passed_over_and_told(tiny: Callable[..., Recipe], tmp_path: Path, damage: str) -> None:
     recipe = tiny()
     spheregen.train(recipe, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
@@ -239,9 +239,7 @@ def first_gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("regularizer", ["none", "batchnorm"])
-def test_two_processes_make_the_gradient_of_one(
-    tiny: Callable[..., Recipe], tmp_path: Path, regularizer: str
-) -> None:
+def test_two_processes_make_the_gradient_of_one(tiny: Callable[..., Recipe], tmp_path: Path, regularizer: str) -> None:
     """Radii stratified over both, statistics over both, the same noise for the same image."""
     overrides = [f"regularizer.use={regularizer}", "training.clip=1e9"]
     alone = first_gradients(Trainer(tiny(*overrides), tmp_path / "alone"))
@@ -292,10 +290,10 @@ def test_schedule_and_rates_are_the_papers(tiny: Callable[..., Recipe], tmp_path
 def test_a_frozen_encoder_does_not_move(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
     trainer = Trainer(tiny("training.encoder_lr_scale=0"), tmp_path / "run")
     before = {name: p.detach().clone() for name, p in trainer.model.encoder.named_parameters()}
-    moving = trainer.model.decoder.head.linear.weight.detach().clone()  # type: ignore[union-attr]
+    moving = trainer.model.decoder.head.linear.weight.detach().clone()
     trainer.fit()
     assert all(torch.equal(before[name], p) for name, p in trainer.model.encoder.named_parameters())
-    assert not torch.equal(moving, trainer.model.decoder.head.linear.weight)  # type: ignore[union-attr,arg-type]
+    assert not torch.equal(moving, trainer.model.decoder.head.linear.weight)
 
 
 def test_events_reach_plugins_in_order(tiny: Callable[..., Recipe], tmp_path: Path) -> None:

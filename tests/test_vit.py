@@ -24,7 +24,7 @@ def test_parameters_are_the_papers(recipe: str, millions: float) -> None:
         model = SphereModel.from_recipe(Recipe.read(recipe))
     assert all(parameter.is_meta for parameter in model.parameters())
     count = sum(p.numel() for p in model.parameters())
-    count += model.encoder.vit.positions.numel() + model.decoder.vit.positions.numel()  # type: ignore[union-attr,operator]
+    count += model.encoder.vit.positions.numel() + model.decoder.vit.positions.numel()
     assert count / 1e6 == pytest.approx(millions, abs=0.005)
 
 
@@ -34,8 +34,8 @@ def test_parameters_are_the_papers(recipe: str, millions: float) -> None:
 def test_shapes_and_ranges(classes: int, head: str, size: int, channels: int, grid: int) -> None:
     shape = ModelShape(ImageSpec(size, channels, classes), grid, 5, classes)
     small = {"width": 32, "depth": 1, "heads": 2, "mixer_depth": 1}
-    encoder = ViTMixerEncoder(ViTMixerEncoder.Options(**small), shape)  # type: ignore[arg-type]
-    decoder = ViTMixerDecoder(ViTMixerDecoder.Options(head=head, **small), shape)  # type: ignore[arg-type]
+    encoder = ViTMixerEncoder(ViTMixerEncoder.Options(**small), shape)
+    decoder = ViTMixerDecoder(ViTMixerDecoder.Options(head=head, **small), shape)
     labels = torch.tensor([0, classes]) if classes else None
     latents = encoder(torch.randn(2, channels, size, size), labels)
     assert latents.shape == (2, grid * grid, 5)
@@ -90,11 +90,11 @@ def test_rope_makes_attention_depend_on_relative_positions() -> None:
 def test_adaln_zero_starts_as_the_identity_of_the_block() -> None:
     block = Block(32, 2, conditional=True)
     assert block.adaln is not None
-    torch.nn.init.zeros_(block.adaln[1].weight)
-    torch.nn.init.zeros_(block.adaln[1].bias)
+    torch.nn.init.zeros_(block.adaln.linear.weight)
+    torch.nn.init.zeros_(block.adaln.linear.bias)
     x, rope = torch.randn(2, 9, 32), rotary_table(3, 16)
     torch.testing.assert_close(block(x, rope, torch.randn(2, 32)), x)
-    torch.nn.init.normal_(block.adaln[1].weight)
+    torch.nn.init.normal_(block.adaln.linear.weight)
     assert not torch.allclose(block(x, rope, torch.randn(2, 32)), x)
 
 
@@ -102,10 +102,10 @@ def test_modulation_is_cut_into_shift_scale_gate() -> None:
     """With only the attention's gate at one, the block adds the attention of the norm; shift and scale at zero."""
     block = Block(32, 2, conditional=True)
     assert isinstance(block.adaln, AdaLN)
-    torch.nn.init.zeros_(block.adaln[1].weight)
-    torch.nn.init.zeros_(block.adaln[1].bias)
+    torch.nn.init.zeros_(block.adaln.linear.weight)
+    torch.nn.init.zeros_(block.adaln.linear.bias)
     with torch.no_grad():
-        block.adaln[1].bias[64:96] = 1.0  # type: ignore[index]
+        block.adaln.linear.bias[64:96] = 1.0
     x, rope = torch.randn(2, 9, 32), rotary_table(3, 16)
     torch.testing.assert_close(block(x, rope, torch.randn(2, 32)), x + block.attn(block.norm1(x), rope))
 
@@ -132,7 +132,7 @@ def test_conv_pixels_have_the_papers_kernels() -> None:
 
 def test_labels_and_embedding_vectors_condition_alike(model: SphereModel) -> None:
     x, y = torch.randn(3, 1, 8, 8), torch.tensor([0, 5, 10])
-    vectors = model.encoder.vit.classes(y)  # type: ignore[union-attr,operator]
+    vectors = model.encoder.vit.classes(y)
     torch.testing.assert_close(model.encode(x, y), model.encode(x, vectors))
     assert not torch.allclose(model.encode(x, y), model.encode(x, y.flip(0)))
 

@@ -34,7 +34,7 @@ class FashionMNIST(TensorSource, name="fashion-mnist"):
         """The folder of the idx files; unset, fashion-mnist in $SPHEREGEN_DATA, ./data, ~/.cache/spheregen or
         /usr/share/datasets (Debian's package dataset-fashion-mnist)."""
         download: bool = False
-        """Fetch the files to root/fashion-mnist where they are missing; without a root, in $SPHEREGEN_DATA or ./data."""
+        """Fetch missing files to root/fashion-mnist; without a root, in $SPHEREGEN_DATA or ./data."""
         image_size: Literal[28, 32] = 28
         """Height and width; 32 adds two black pixels on every side, so that more patch sizes fit."""
 

@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor
 
 import spheregen
-from spheregen_data.images import read_image
 from spheregen_data.sources import locate
 
 FOLDER = "flowers-102"
@@ -64,7 +63,7 @@ class Flowers102(spheregen.ImageSource, name="flowers102"):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path = self.folder / "jpg" / f"image_{self.numbers[index]:05d}.jpg"
-        return read_image(path, self.options.image_size, 3), int(self.labels[index])
+        return spheregen.read_image(path, self.options.image_size, 3), int(self.labels[index])
 
 
 def _read_mat(path: Path, names: list[str]) -> list[np.ndarray]:

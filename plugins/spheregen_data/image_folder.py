@@ -14,7 +14,6 @@ from pydantic import Field
 from torch import Tensor
 
 import spheregen
-from spheregen_data.images import read_image
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +97,7 @@ class ImageFolder(spheregen.ImageSource, name="image-folder"):
                                   f"none of its {end - begin} images can be read")  # fmt: skip
 
     def _read(self, index: int) -> Tensor:
-        return read_image(self.paths[index], self.options.image_size, self.options.channels)
+        return spheregen.read_image(self.paths[index], self.options.image_size, self.options.channels)
 
 
 def split_folder(root: Path, split: str) -> Path:
@@ -137,8 +136,6 @@ def image_files(folder: Path) -> list[str]:
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [
-            os.path.join(parent, name)
-            for name in files
-            if not name.startswith(".") and name.lower().endswith(endings)
+            os.path.join(parent, name) for name in files if not name.startswith(".") and name.lower().endswith(endings)
         ]
     return sorted(found)

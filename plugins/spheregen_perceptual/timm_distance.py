@@ -93,9 +93,7 @@ def load(options: TimmDistance.Options) -> nn.Module:
         net = timm.create_model(options.model, pretrained=True, pretrained_cfg_overlay=overlay)
         if options.layers == "features":
             overlay["state_dict"] = net.state_dict()
-            net = timm.create_model(
-                options.model, pretrained=True, features_only=True, pretrained_cfg_overlay=overlay
-            )
+            net = timm.create_model(options.model, pretrained=True, features_only=True, pretrained_cfg_overlay=overlay)
     except Exception as error:  # a model's own conversion of old files raises whatever a strange one provokes
         weights.refuse(tensors, timm.create_model(options.model), source, options.model, error)
     return net
@@ -108,4 +106,4 @@ def published(model: str) -> Path:
         return weights.hub_file(cfg.hf_hub_id, [cfg.hf_hub_filename] if cfg.hf_hub_filename else weights.HUB_NAMES)
     if cfg is not None and isinstance(cfg.url, str):
         return weights.torch_file(cfg.url)
-    raise spheregen.WeightsError(f"{model}: timm publishes no weights for it; name a file with weights = \"…\"")
+    raise spheregen.WeightsError(f'{model}: timm publishes no weights for it; name a file with weights = "…"')

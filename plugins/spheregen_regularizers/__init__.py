@@ -39,6 +39,8 @@ class BatchNorm(spheregen.Regularizer, name="batchnorm"):
         variance = (square - mean.square()).clamp(min=0)
         with torch.no_grad():
             weight = self.options.momentum
+            assert self.norm.running_mean is not None
+            assert self.norm.running_var is not None
             self.norm.running_mean.lerp_(mean, weight)
             self.norm.running_var.lerp_(variance, weight)
         return ((flat - mean) * torch.rsqrt(variance + self.options.eps)).view(z.shape)

@@ -6,6 +6,7 @@ import torch
 from timm.layers import AttentionRope, GluMlp, Mlp, RmsNorm
 from timm.layers.pos_embed_sincos import build_rotary_pos_embed, build_sincos2d_pos_embed
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -29,15 +30,16 @@ def rotary_table(grid: int, head_dim: int) -> Tensor:
     return torch.cat([sin, cos], dim=-1)
 
 
-class AdaLN(nn.Sequential):
+class AdaLN(nn.Module):
     """SiLU and Linear from the condition to `parts` modulations of the width, all zero at the start (AdaLN-Zero)."""
 
     def __init__(self, dim: int, parts: int) -> None:
-        super().__init__(nn.SiLU(), nn.Linear(dim, parts * dim))
+        super().__init__()
+        self.linear = nn.Linear(dim, parts * dim)
         self.parts = parts
 
     def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
-        return super().forward(condition).chunk(self.parts, dim=-1)
+        return self.linear(F.silu(condition)).chunk(self.parts, dim=-1)
 
 
 class Block(nn.Module):
@@ -78,7 +80,7 @@ class Head(nn.Module):
 
 
 class MixerBlock(nn.Module):
-    """Token MLP (N→N→N), then channel MLP (expansion 2), each after RMSNorm and behind a scalar gate that starts at 0."""
+    """Token MLP (N→N→N), then channel MLP (expansion 2), each after RMSNorm, behind a scalar gate that starts at 0."""
 
     def __init__(self, tokens: int, dim: int) -> None:
         super().__init__()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import torch
-from timm.layers import Mlp, PatchEmbed
 from torch import Tensor, nn
 
 import spheregen
@@ -109,7 +107,7 @@ def initialise(network: nn.Module) -> None:
             nn.init.normal_(module.weight, std=0.02)
     for module in network.modules():
         if isinstance(module, AdaLN):
-            nn.init.zeros_(module[1].weight)
+            nn.init.zeros_(module.linear.weight)
 
 
 class ViTMixerEncoder(spheregen.Encoder, name="vit-mixer"):
@@ -154,7 +152,7 @@ class ViTMixerDecoder(spheregen.Decoder, name="vit-mixer"):
         self.stem = nn.Linear(shape.latent_channels, width)
         self.mixer = Mixer(shape.tokens, width, options.mixer_depth)
         self.vit = ViT(options, shape)
-        pixels = {"linear": LinearPixels, "conv": ConvPixels}[options.head]
+        pixels = LinearPixels if options.head == "linear" else ConvPixels
         self.pixels = pixels(shape.grid, shape.patch, shape.image.channels)
         self.head = Head(width, self.pixels.in_channels, shape.num_classes > 0)
         initialise(self)

@@ -65,7 +65,9 @@ def show(
         for key, schema in properties.items():
             required = component.Options.model_fields[key].is_required()
             default = "required" if required else json.dumps(schema.get("default"))
-            table.add_row(key, escape(type_of(schema)), escape(default), escape(" ".join(schema.get("description", "").split())))
+            table.add_row(
+                key, escape(type_of(schema)), escape(default), escape(" ".join(schema.get("description", "").split()))
+            )
         if properties:
             console.print(table)
         console.print()

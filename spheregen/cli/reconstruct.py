@@ -23,12 +23,14 @@ def reconstruct(
 
     from spheregen import checkpoint, generation, pictures
     from spheregen.cli.options import pick_device
+    from spheregen.images import read_image
 
     folder = find_run(run)
     model = checkpoint.load(folder, device=pick_device(device), trust_plugins=trust_plugins)
     assert model.recipe is not None
+    image = model.shape.image
     if images:
-        originals = torch.stack([pictures.read_image(path, model.shape.image) for path in images])
+        originals = torch.stack([read_image(path, image.size, image.channels) for path in images])
     else:
         source = model.recipe.held_out()
         picks = torch.linspace(0, len(source) - 1, min(count, len(source))).round().long().tolist()

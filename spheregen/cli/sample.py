@@ -44,7 +44,8 @@ def sample(
     names = model.class_names
     labels: list[int] | None = None
     if model.shape.num_classes:
-        chosen = parse_classes(classes, names) or list(range(min(model.shape.num_classes, model.recipe.sampling.classes)))
+        shown = min(model.shape.num_classes, model.recipe.sampling.classes)
+        chosen = parse_classes(classes, names) or list(range(shown))
         labels = [label for label in chosen for _ in range(count)]
     elif classes:
         raise SpheregenError("--class: this model is unconditional; give --count alone")

@@ -91,7 +91,9 @@ class Display:
 
     @hookimpl
     def spheregen_metrics(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        terms = {name: metrics[name] for name in metrics if name.startswith(("reconstruction", "consistency", "latent"))}
+        terms = {
+            name: metrics[name] for name in metrics if name.startswith(("reconstruction", "consistency", "latent"))
+        }
         losses = " ".join(f"{_short(name)} {value:.4f}" for name, value in terms.items())
         speed = f"{metrics['images_per_second']:.0f} images/s"
         skipped = f" [red]{metrics['skipped_steps']} steps skipped[/]" if metrics["skipped_steps"] else ""
@@ -116,6 +118,9 @@ class Display:
 
 def _short(name: str) -> str:
     """A loss term's name, short enough for a bar: reconstruction_l1 → recon-l1."""
-    return name.replace("reconstruction", "recon").replace("consistency", "cons").replace("perceptual", "perc").replace(
-        "_", "-"
+    return (
+        name.replace("reconstruction", "recon")
+        .replace("consistency", "cons")
+        .replace("perceptual", "perc")
+        .replace("_", "-")
     )

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-import spheregen
+from spheregen.errors import DataError
 
 
 def read_image(path: str | Path, size: int, channels: int) -> Tensor:
@@ -21,11 +21,11 @@ def read_image(path: str | Path, size: int, channels: int) -> Tensor:
         with Image.open(path) as file:
             image = flatten(ImageOps.exif_transpose(file), channels)
     except UnidentifiedImageError:
-        raise spheregen.DataError(f"{path}: not an image that can be read") from None
+        raise DataError(f"{path}: not an image that can be read") from None
     except OSError as error:
-        raise spheregen.DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # PIL's readers raise whatever the bytes of a broken file provoke
-        raise spheregen.DataError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
+        raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
     return to_tensor(centre_crop(image, size))
 
 
