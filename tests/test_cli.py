@@ -67,7 +67,7 @@ def test_samples_are_the_seeds(invoke: Invoke, run: Path, tmp_path: Path) -> Non
     a = pixels("a", "--seed", "1")
     assert np.array_equal(a, pixels("b", "--seed", "1", "--batch-size", "3"))
     assert not np.array_equal(a, pixels("c", "--seed", "2"))
-    assert not np.array_equal(a, pixels("d", "--seed", "1", "--sampler", "decay", "--sampler-set", "gamma=2"))
+    assert not np.array_equal(a, pixels("d", "--seed", "1", "--sampler", "fixed", "--sampler-set", "r=0.7"))
 
 
 @pytest.mark.parametrize(

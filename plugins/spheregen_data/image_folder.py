@@ -120,7 +120,7 @@ def class_folders(folder: Path, expected: int) -> list[str]:
     more or fewer."""
     if not expected:
         return []
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(names) != expected:
         shown = f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
         raise spheregen.DataError(f"{folder}: expected {expected} class folders (data.classes), "

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Literal
 
+import torch
 import torchvision
 from torch import Tensor, nn
 
@@ -39,7 +40,8 @@ class LPIPSDistance(FrozenDistance, name="lpips"):
     def __init__(self, options: Options, image: spheregen.ImageSpec) -> None:
         super().__init__(options, image)
         file = Path(options.weights).expanduser() if options.weights else weights.torch_file(BACKBONES[options.net][1])
-        self.backbone = self.network(options)
+        with torch.device("meta"):  # so that no time goes into random weights
+            self.backbone = self.network(options).to_empty(device="cpu")
         tensors = weights.read(file)
         # slice2.4.weight here is features.4.weight there; what torchvision has besides is the classifier's.
         renamed = {name: f"features.{name.split('.', 1)[1]}" for name in self.backbone.state_dict()}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,10 +96,25 @@ def load(options: TimmDistance.Options) -> nn.Module:
         net = timm.create_model(options.model, pretrained=True, pretrained_cfg_overlay=overlay)
         if options.layers == "features":
             overlay["state_dict"] = net.state_dict()
-            net = timm.create_model(options.model, pretrained=True, features_only=True, pretrained_cfg_overlay=overlay)
+            with _quiet("timm.models._builder"):  # it warns of the classifier's weights, which have no use here
+                net = timm.create_model(
+                    options.model, pretrained=True, features_only=True, pretrained_cfg_overlay=overlay
+                )
     except Exception as error:  # a model's own conversion of old files raises whatever a strange one provokes
         weights.refuse(tensors, timm.create_model(options.model), source, options.model, error)
     return net
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Nothing below an error from this logger."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def published(model: str) -> Path:
