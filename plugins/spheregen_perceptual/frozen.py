@@ -81,6 +81,6 @@ class FrozenDistance(spheregen.PerceptualDistance):
 def unit(features: Tensor) -> Tensor:
     """A feature map [B, C, H, W] with its channels scaled to norm 1 at every place, in float32.
 
-    As LPIPS does it, but for a place where all channels are 0: there the root in LPIPS's own norm has no gradient.
+    As LPIPS does it, but that a place where all channels are 0 has a finite gradient.
     """
     return F.normalize(features.float(), dim=1, eps=1e-10)
