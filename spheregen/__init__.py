@@ -17,7 +17,7 @@ from spheregen.hookspecs import hookimpl
 from spheregen.registry import Registry, register, registry
 
 if TYPE_CHECKING:
-    from spheregen import rng, sphere
+    from spheregen import pretrained, rng, sphere
     from spheregen.checkpoint import load
     from spheregen.generation import Step, generate, reconstruct, sample
     from spheregen.images import read_image
@@ -40,6 +40,7 @@ __version__ = "0.1.0"
 
 # Where each name lives that needs torch (PEP 562), so that `import spheregen` stays fast.
 _LAZY = {
+    "pretrained": "",
     "rng": "",
     "sphere": "",
     "Step": "generation",
@@ -107,6 +108,7 @@ __all__ = [
     "generate",
     "hookimpl",
     "load",
+    "pretrained",
     "read_image",
     "reconstruct",
     "register",

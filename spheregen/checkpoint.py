@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from spheregen.errors import RunError
+from spheregen.errors import RunError, misfits
 from spheregen.model import SphereModel
 from spheregen.recipe import Recipe
 from spheregen.recipe_files import Origins
@@ -79,17 +79,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
     """Put tensors into a module. Raises RunError that lists what does not fit; the module is then untouched."""
-    wanted = module.state_dict()
-    faults = [f"{name} is missing" for name in wanted if name not in tensors]
-    faults += [f"{name} is unknown" for name in tensors if name not in wanted]
-    faults += [
-        f"{name} is {list(tensors[name].shape)}, expected {list(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise RunError(f"{source}: does not fit the recipe: {'; '.join(faults[:3])}{more}")
+    if faults := misfits(module.state_dict(), tensors):
+        raise RunError(f"{source}: does not fit the recipe: {faults}")
     module.load_state_dict(tensors)
 
 

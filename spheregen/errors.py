@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class SpheregenError(Exception):
@@ -40,3 +41,16 @@ def suggest(name: str, known: Iterable[str]) -> str:
     listed = f"(known: {', '.join(names)})" if names else "(none are known)"
     near = difflib.get_close_matches(name, names, n=1)
     return f"did you mean '{near[0]}'? {listed}" if near else listed
+
+
+def misfits(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """How named tensors differ from those that a module wants, in names and shapes, as one line; "" where they fit."""
+    faults = [f"{name} is missing" for name in wanted if name not in found]
+    faults += [f"{name} is unknown" for name in found if name not in wanted]
+    faults += [
+        f"{name} is {list(found[name].shape)}, expected {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+    return "; ".join(faults[:3]) + more

@@ -135,6 +135,13 @@ class PerceptualDistance(nn.Module, Component, ABC, kind="perceptual"):
         self.options = options
         self.image = image
 
+    @classmethod
+    def check(cls, options: Any, image: ImageSpec) -> None:
+        """Refuse images that the network cannot take, when the recipe is read. Needs no weights.
+
+        Raises ValueError with a message that begins with the option's name and a colon.
+        """
+
     @abstractmethod
     def features(self, images: Tensor) -> list[Tensor]:
         """images [B, C, H, W] in [0, 1], C = 1 or 3 -> what `distance` compares: tensors whose first dimension is B."""
@@ -167,6 +174,11 @@ class ImageSource(Component, ABC, kind="data"):
     def class_names(self) -> list[str]:
         """One name a class, in the order of the labels."""
         return [str(i) for i in range(self.spec.num_classes)]
+
+    @property
+    def skipped(self) -> int:
+        """How many images were met so far that could not be read and were passed over; logged with the losses."""
+        return 0
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -75,7 +75,10 @@ class TrainingOrder(Sampler[list[int]]):
 def training_batches(
     source: ImageSource, seed: int, slices: Slices, step: int, workers: int, pin: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(uint8 images [b, C, H, W], labels [b]) of each pass of this process, from optimizer step `step` on."""
+    """(uint8 images [b, C, H, W], labels [b]) of each pass of this process, from optimizer step `step` on.
+
+    What the source raises arrives as it was raised, from a worker too.
+    """
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         source,  # type: ignore[arg-type]  # a map-style data set by its methods
         batch_sampler=TrainingOrder(len(source), seed, slices, step),
@@ -83,7 +86,13 @@ def training_batches(
         pin_memory=pin,
         persistent_workers=workers > 0,
     )
-    return iter(loader)
+    try:
+        yield from loader
+    except SpheregenError as error:
+        if not workers:
+            raise
+        # A worker's error arrives as its whole traceback; the last line of that is the error itself.
+        raise type(error)(str(error).strip().splitlines()[-1].partition(": ")[2]) from None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ recipe.to_toml()             # resolved: every setting there is, extends and ove
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -255,11 +255,14 @@ class Recipe(pydantic.BaseModel):
 
     def _check(self, origins: Origins) -> None:
         """Refuse sizes that do not fit each other."""
-        for section, check in (
+        checks: list[tuple[str, Callable[[], object]]] = [
             ("latent", lambda: self.shape.patch),
             ("encoder", lambda: self.encoder.component.check(self.encoder.options, self.shape)),
             ("decoder", lambda: self.decoder.component.check(self.decoder.options, self.shape)),
-        ):
+        ]
+        if perceptual := self.perceptual:
+            checks.append(("perceptual", lambda: perceptual.component.check(perceptual.options, self.image)))
+        for section, check in checks:
             try:
                 check()
             except ValueError as error:

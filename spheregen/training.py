@@ -204,6 +204,7 @@ class Trainer:
             **means,
             "lr": self.optimizer.param_groups[-1]["lr"],
             "skipped_steps": self.skipped,
+            "skipped_images": self.source.skipped,
             "images_per_second": steps * self.recipe.training.batch_size / seconds,
         }
         if self.accelerator.device.type == "cuda":

@@ -17,7 +17,6 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
-from spheregen_perceptual import weights
 from spheregen_perceptual.frozen import unit
 from spheregen_perceptual.lpips_distance import LPIPSDistance
 from spheregen_perceptual.mean import MeanDistance
@@ -25,6 +24,7 @@ from spheregen_perceptual.timm_distance import TimmDistance
 from torch import Tensor, nn
 
 from spheregen import ImageSpec, PerceptualDistance, Recipe, RecipeError, WeightsError
+from spheregen.pretrained import weights
 
 RGB32 = ImageSpec(32, 3, 0)
 GREY32 = ImageSpec(32, 1, 0)

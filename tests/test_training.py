@@ -15,16 +15,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm
 import torch
+import torchvision
 from conftest import TINY, state_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file
 
 import spheregen
 from spheregen import Recipe, RunError, Trainer, hookimpl, registry
 from spheregen.checkpoint import RunFolder
 from spheregen.loader import Slices, StepDraws, TrainingOrder, to_network
+from spheregen.recipe_files import shipped_recipes
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -87,6 +91,24 @@ def test_flips_mirror_the_images_they_name() -> None:
 def test_a_batch_that_cannot_be_cut_is_refused() -> None:
     with pytest.raises(spheregen.SpheregenError, match=r"training\.batch_size: 10 is not divisible by 4 processes"):
         Slices(10, 1, 4)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_one_line_or_a_count(tiny: Callable[..., Recipe], tmp_path: Path, workers: int) -> None:
+    for label in "ab":
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        Image.new("L", (8, 8), 99).save(tmp_path / "photos" / label / "whole.png")
+        (tmp_path / "photos" / label / "broken.png").write_bytes(b"no image")
+    recipe = [
+        "data.use=image-folder", f"data.root={str(tmp_path / 'photos')!r}", "data.image_size=8", "data.channels=1",
+        "data.classes=2", f"training.workers={workers}",
+    ]  # fmt: skip
+    with pytest.raises(spheregen.DataError) as refusal:
+        spheregen.train(tiny(*recipe), tmp_path / "refused")
+    assert str(refusal.value).count("\n") == 0
+    assert str(refusal.value).startswith(str(tmp_path / "photos"))
+    folder = spheregen.train(tiny(*recipe, "data.on_error=skip"), tmp_path / "skipped")
+    assert metrics_of(folder.path)[-1]["skipped_images"] == 2
 
 
 # -- training and resuming ---------------------------------------------------------------------------------------------
@@ -349,6 +371,64 @@ def test_tensorboard_writes_its_events(tiny: Callable[..., Recipe], tmp_path: Pa
 
 
 # -- every recipe, one step --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos in class folders, and random weights of small networks for perceptual distances."""
+    folder = tmp_path_factory.mktemp("stand-ins")
+    torch.manual_seed(0)
+    for i in range(8):
+        (folder / "photos" / f"class{i % 4}").mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(256, (80, 70, 3), dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(folder / "photos" / f"class{i % 4}" / f"{i}.png")
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), folder / "squeeze.pth")
+    torch.save(timm.create_model("test_resnet").state_dict(), folder / "resnet.pth")
+    return folder
+
+
+def reduced(name: str, stand_ins: Path) -> list[str]:
+    """Overrides that leave a recipe its patch size, compression, heads and losses, but small networks and images that
+    need no download."""
+    recipe = Recipe.read(name)
+    overrides = [
+        *(o for o in TINY if not o.startswith("latent")), "encoder.size=tiny", "decoder.size=tiny",
+        "training.images=32", "training.accumulate=2", "training.warmup_images=0", "training.workers=0",
+        "sampling.classes=2",
+    ]  # fmt: skip
+    if recipe.image.channels == 3:
+        size = recipe.shape.patch * 8
+        overrides += [
+            "data.use=image-folder", f"data.root={str(stand_ins / 'photos')!r}", f"data.image_size={size}",
+            "data.classes=4", "latent.grid=8",
+        ]  # fmt: skip
+    if recipe.perceptual and recipe.perceptual.component.name == "mean":
+        lpips, logits = (part.model_extra for part in recipe.perceptual.options.parts)
+        parts = [
+            {**lpips, "use": "lpips", "net": "squeeze", "weights": str(stand_ins / "squeeze.pth")},
+            {**logits, "use": "timm", "weight": 0.1, "model": "test_resnet", "weights": str(stand_ins / "resnet.pth")},
+        ]
+        overrides.append(f"perceptual.parts={toml_list(parts)}")
+    return overrides
+
+
+def toml_list(tables: list[dict[str, Any]]) -> str:
+    return f"[{', '.join('{' + ', '.join(f'{k} = {json.dumps(v)}' for k, v in t.items()) + '}' for t in tables)}]"
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_recipe_builds_and_takes_a_step(name: str, stand_ins: Path, tmp_path: Path) -> None:
+    with torch.device("meta"):  # at its full size
+        model = spheregen.SphereModel.from_recipe(Recipe.read(name))
+    assert sum(p.numel() for p in model.parameters()) > 0
+    recipe = Recipe.read(name, reduced(name, stand_ins))
+    weights = {k: v for k, v in recipe.objective.model_dump().items() if v}
+    folder = spheregen.train(recipe, tmp_path)
+    line = metrics_of(folder.path)[-1]  # of the second step: the first begins with heads of zeros
+    assert line["images"] == 32
+    assert line["skipped_steps"] == 0
+    assert all(line[term] > 0 for term in weights)
+    assert len(list(folder.samples.glob("*.png"))) == 1
 
 
 # -- loading -----------------------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ import torchvision
 from torch import Tensor, nn
 
 import spheregen
-from spheregen_perceptual import weights
 from spheregen_perceptual.frozen import FrozenDistance, FrozenOptions, unit
+
+weights = spheregen.pretrained.weights
 
 # lpips's name of its backbone, and where torchvision publishes the ImageNet weights.
 BACKBONES = {

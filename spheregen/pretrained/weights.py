@@ -20,7 +20,7 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-import spheregen
+from spheregen.errors import WeightsError, misfits
 
 HUB_NAMES = ("model.safetensors", "pytorch_model.bin")
 PATIENCE = 10.0  # seconds
@@ -87,13 +87,13 @@ def read(path: Path) -> dict[str, Tensor]:
     Raises WeightsError where the file is missing, damaged or holds anything else.
     """
     if not path.is_file():
-        raise spheregen.WeightsError(f"{path}: no such weights file")
+        raise WeightsError(f"{path}: no such weights file")
     try:
         tensors = load_state_dict(str(path), weights_only=True)
     except Exception as error:  # readers raise whatever the bytes of a broken file provoke
-        raise spheregen.WeightsError(f"{path}: damaged or not a weights file ({one_line(error)[:120]})") from None
+        raise WeightsError(f"{path}: damaged or not a weights file ({one_line(error)[:120]})") from None
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise spheregen.WeightsError(f"{path}: holds something other than named tensors")
+        raise WeightsError(f"{path}: holds something other than named tensors")
     return tensors
 
 
@@ -107,17 +107,8 @@ def load(module: nn.Module, tensors: dict[str, Tensor], source: Path, model: str
 
 def refuse(tensors: dict[str, Tensor], module: nn.Module, source: Path, model: str, error: Exception) -> NoReturn:
     """Raise WeightsError that says in one line which of the tensors of a file do not fit a module."""
-    wanted = module.state_dict()
-    faults = [f"{name} is missing" for name in wanted if name not in tensors]
-    faults += [f"{name} is unknown" for name in tensors if name not in wanted]
-    faults += [
-        f"{name} is {list(tensors[name].shape)}, expected {list(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-    what = "; ".join(faults[:3]) + more if faults else one_line(error)
-    raise spheregen.WeightsError(f"{source}: does not fit {model}: {what}") from None
+    what = misfits(module.state_dict(), tensors) or one_line(error)
+    raise WeightsError(f"{source}: does not fit {model}: {what}") from None
 
 
 def one_line(error: object) -> str:
@@ -130,5 +121,5 @@ def _checkpoints() -> Path:
 
 
 def _missing(path: Path, url: str, reason: str) -> NoReturn:
-    raise spheregen.WeightsError(f'{path}: missing, and not to be downloaded ({reason}); place {url} there, or name a '
+    raise WeightsError(f'{path}: missing, and not to be downloaded ({reason}); place {url} there, or name a '
                                  'file with weights = "…"')  # fmt: skip
