@@ -396,11 +396,12 @@ def reduced(name: str, stand_ins: Path) -> list[str]:
         "training.images=32", "training.accumulate=2", "training.warmup_images=0", "training.workers=0",
         "sampling.classes=2",
     ]  # fmt: skip
-    if recipe.image.channels == 3:
-        size = recipe.shape.patch * 8
+    if recipe.data.component.name != "digits":
+        grid = min(recipe.shape.grid, 16 if recipe.image.size <= 32 else 8)
         overrides += [
-            "data.use=image-folder", f"data.root={str(stand_ins / 'photos')!r}", f"data.image_size={size}",
-            "data.classes=4", "latent.grid=8",
+            "data.use=image-folder", f"data.root={str(stand_ins / 'photos')!r}",
+            f"data.image_size={grid * recipe.shape.patch}", f"data.channels={recipe.image.channels}", "data.classes=4",
+            f"latent.grid={grid}",
         ]  # fmt: skip
     if recipe.perceptual and recipe.perceptual.component.name == "mean":
         lpips, logits = (part.model_extra for part in recipe.perceptual.options.parts)
