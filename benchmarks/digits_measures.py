@@ -24,10 +24,14 @@ from torch import Tensor
 import spheregen
 
 SAMPLES = 500
+MEANING = """agreement: a classifier trained on real digits sees the class that was asked for
+spread: standard deviation of a pixel within a class, as a share of real digits'
+precision, recall: by 3 nearest neighbours, against held-out digits (for those, against training digits)
+nearest: mean distance to the nearest training image, pixels in [0, 1]"""
 
 
 def flat(images: Tensor) -> np.ndarray:
-    """Images [n, C, H, W] in [0, 1] as rows, at the 16 grey levels' scale they were scanned in."""
+    """Images [n, C, H, W] in [0, 1] as rows."""
     return images.flatten(1).numpy()
 
 
@@ -85,19 +89,18 @@ def main() -> None:
         "nearest": nearest(held_out, training),
     }
 
-    table = Table(
-        "", "classifier agrees", "within-class spread / real", "precision", "recall", "nearest training image",
-        title=f"{SAMPLES} samples of each kind, no guidance, seed {arguments.seed}", title_justify="left",
-    )  # fmt: skip
+    table = Table("", "agreement", "spread", "precision", "recall", "nearest", box=None, header_style="bold")
     for name, row in rows.items():
         table.add_row(name, f"{row['agreement']:.1%}", *[f"{row[k]:.2f}" for k in list(row)[1:]])
-    console = Console()
+    console = Console(highlight=False)
+    console.print(f"{SAMPLES} samples of each kind, no guidance, seed {arguments.seed}")
     console.print(table)
+    console.print(MEANING, style="dim")
     goals = {
         "1-step agreement at least 95%": rows["1-step samples"]["agreement"] >= 0.95,
         "4-step agreement at least 95%": rows["4-step samples"]["agreement"] >= 0.95,
         "4-step spread at least 0.80 of real": rows["4-step samples"]["spread"] >= 0.8,
-        "4-step samples no nearer to training images than half of held-out digits' distance":
+        "4-step samples no copies: at least half of held-out digits' distance to the nearest":
             rows["4-step samples"]["nearest"] >= 0.5 * rows["held-out real digits"]["nearest"],
     }  # fmt: skip
     for goal, met in goals.items():
