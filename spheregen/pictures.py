@@ -40,7 +40,8 @@ def grid(
     draw = ImageDraw.Draw(canvas)
     for i, image in enumerate(images):
         row, column = divmod(i, columns)
-        tile = to_pil(image).convert("RGB").resize((cell, cell), Image.Resampling.NEAREST)
+        # Smoothly: blocks of 8 × 8 pixels hide from the eye what they show. Single images are written as they are.
+        tile = to_pil(image).convert("RGB").resize((cell, cell), Image.Resampling.BICUBIC)
         canvas.paste(tile, (left + _GAP + column * step, top + _GAP + row * step))
     for row, text in enumerate(row_labels[:rows]):
         draw.text((left - 8, top + _GAP + row * step + cell / 2), text, fill="black", font=font, anchor="rm")
