@@ -65,6 +65,7 @@ class FrozenDistance(spheregen.PerceptualDistance):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
         self.requires_grad_(False)
         self.eval()
+        self.to(memory_format=torch.channels_last)  # several times as fast in convolutions, on processors and GPUs
 
     def train(self, mode: bool = True) -> Self:
         """Stays in eval mode, whatever the module around it does."""
@@ -75,7 +76,8 @@ class FrozenDistance(spheregen.PerceptualDistance):
         size = self.options.image_size
         if size is not None and images.shape[-2:] != (size, size):
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
-        return (images - self.mean) / self.std  # grey is repeated over the three colours
+        images = (images - self.mean) / self.std  # grey is repeated over the three colours
+        return images.contiguous(memory_format=torch.channels_last)
 
 
 def unit(features: Tensor) -> Tensor:
