@@ -361,6 +361,8 @@ def sample(
     root = math.sqrt(scale)
 
     def guided(network: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
+        if scale == 1:
+            return network(x, labels)
         with_class, without = network(x, labels), network(x, null)
         return without + root * (with_class - without)
 

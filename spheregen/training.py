@@ -21,6 +21,7 @@ from spheregen import pictures
 from spheregen.checkpoint import RunFolder, load_weights, replacing
 from spheregen.errors import RunError, SpheregenError
 from spheregen.generation import sample
+from spheregen.interfaces import ImageSource
 from spheregen.loader import Slices, StepDraws, to_network, training_batches
 from spheregen.model import SphereModel
 from spheregen.objective import Objective
@@ -34,9 +35,13 @@ class Trainer:
     Running the same recipe into the same folder again takes up its newest good checkpoint; on the CPU the result is
     then, bit for bit, that of a run that was never interrupted. Hooks see this object: `step`, `images_seen`,
     `total_steps`, `run`, `recipe`, `model` and `ema` are theirs to read; setting `stop` ends the run after this step.
+
+    source: images to train on in place of the recipe's own, of the same sizes.
     """
 
-    def __init__(self, recipe: Recipe, run: str | Path, registry: Registry = registry) -> None:
+    def __init__(
+        self, recipe: Recipe, run: str | Path, registry: Registry = registry, source: ImageSource | None = None
+    ) -> None:
         self.recipe = recipe
         self.run = RunFolder(run)
         self.hooks = registry.manager.hook
@@ -49,7 +54,7 @@ class Trainer:
             options.batch_size, options.accumulate, self.accelerator.num_processes, self.accelerator.process_index
         )
 
-        self.source = recipe.data.build()
+        self.source: ImageSource = source or recipe.data.build()
         self.total_steps = options.total_steps(len(self.source))
         torch.manual_seed(recipe.seed)  # weights are made on the CPU, so that every device starts from the same
         self.model = SphereModel.from_recipe(recipe, self.source.class_names).to(device)
@@ -151,7 +156,7 @@ class Trainer:
         self.schedule.step_update(self.step)
         self.wrapped.train()
         for part in range(options.accumulate):
-            images, labels = next(batches)
+            images, labels = self._next(batches)
             rows = self.slices.of(part)
             x = to_network(images, draws.flip[rows] < options.flip, device)
             last = part == options.accumulate - 1
@@ -164,6 +169,11 @@ class Trainer:
         metrics["gradient_norm"] = norm
         self._apply(norm)
         return metrics
+
+    @staticmethod
+    def _next(batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The next images; a place of its own for the clock of `spheregen bench`."""
+        return next(batches)
 
     def _apply(self, norm: Tensor) -> None:
         """Take the step, unless the gradient is not finite: then it is skipped and counted."""

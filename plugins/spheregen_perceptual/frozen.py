@@ -29,6 +29,7 @@ class FrozenDistance(spheregen.PerceptualDistance):
 
     mean: Tensor
     std: Tensor
+    memory_format = torch.channels_last  # several times as fast in convolutions, on processors and GPUs
 
     def __init__(self, options: Any, image: spheregen.ImageSpec) -> None:
         """Raises WeightsError where the network cannot take such images, or its weights cannot be had."""
@@ -65,7 +66,7 @@ class FrozenDistance(spheregen.PerceptualDistance):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
         self.requires_grad_(False)
         self.eval()
-        self.to(memory_format=torch.channels_last)  # several times as fast in convolutions, on processors and GPUs
+        self.to(memory_format=self.memory_format)
 
     def train(self, mode: bool = True) -> Self:
         """Stays in eval mode, whatever the module around it does."""
@@ -77,7 +78,7 @@ class FrozenDistance(spheregen.PerceptualDistance):
         if size is not None and images.shape[-2:] != (size, size):
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
         images = (images - self.mean) / self.std  # grey is repeated over the three colours
-        return images.contiguous(memory_format=torch.channels_last)
+        return images.contiguous(memory_format=self.memory_format)
 
 
 def unit(features: Tensor) -> Tensor:
