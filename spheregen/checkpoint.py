@@ -35,7 +35,10 @@ RECIPE, MODEL, CHECKPOINTS, METRICS, SAMPLES = (
     "recipe.toml", "model.safetensors", "checkpoints", "metrics.jsonl", "samples"
 )  # fmt: skip
 # Settings that may differ when a run is taken up again: they change what is recorded, not what is learnt.
-FREE = {"training": {"log_images", "sample_images", "checkpoint_images", "keep", "workers"}, "sampling": None}
+FREE = {
+    "training": {"log_images", "sample_images", "checkpoint_images", "keep", "workers", "activation_checkpointing"},
+    "sampling": None,
+}
 
 
 @contextmanager
@@ -52,6 +55,25 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` when the block ends well and vanishes otherwise.
+
+    Raises RunError where `path` exists and is anything but an empty folder.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise RunError(f"{path}: exists already and is not an empty folder; name another one")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield aside
+        os.chmod(aside, 0o777 & ~_umask())
+        os.replace(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _umask() -> int:

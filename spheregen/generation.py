@@ -58,6 +58,9 @@ def generate(
     labels: int64 [B] or None. generators: one an image, which fix all its noise. Generation starts from a random
     point of the sphere; from the points `latents` [B, N, D] where given; or from images `start` [B, C, H, W] in
     [-1, 1], which are encoded before the first step. Yields steps 1…T. The model should be in eval mode.
+
+    A start image takes the place of Algorithm 1's first decoding: T steps from it are the re-encodings t = 2…T + 1 of
+    the sampler's schedule, the first of them noisy too.
     """
     null = model.shape.null_label
     shape = (model.shape.tokens, model.shape.latent_channels)
@@ -68,8 +71,10 @@ def generate(
     prior: Tensor | None = None
     if start is not None:
         image = start
+        given = 1
         step = Step(0, None, lambda: image)
     else:
+        given = 0
         if latents is None:
             prior = sampler.prior(shape, generators)
             latents = spherify(prior)  # Eq. 3
@@ -80,7 +85,7 @@ def generate(
     for t in range(step.number + 1, steps + 1):
         with torch.no_grad():
             v = spherify(model.refine(step, labels, conditioner))
-        if strength := sampler.strength(t, steps):
+        if strength := sampler.strength(t + given, steps + given):
             noise = sampler.noise(shape, generators, noise, prior)
             v = perturb(v, strength * model.noise.sigma_max, noise)  # Eq. 4
         step = at(t, v)
@@ -137,7 +142,7 @@ def sample_steps(
     batch_size: int = 256,
 ) -> Iterator[list[Step]]:
     """As `sample`, but all steps of each batch, a batch at a time."""
-    y = _labels(model, labels, count)
+    y = class_labels(model, labels, count)
     conditioner = conditioner_for(model, guidance, position)
     sampler = sampler or default(model, "sampler")
     steps = steps if steps is not None else _recipe(model).sampling.steps
@@ -170,7 +175,7 @@ def reconstruct(model: SphereModel, images: Tensor, labels: Tensor | None = None
 
     labels: the null class where not given, as the paper does (Section 2.4).
     """
-    y = _labels(model, labels, len(images))
+    y = class_labels(model, labels, len(images))
     device = next(model.parameters()).device
     x = images.to(device) * 2 - 1
     y = y.to(device) if y is not None else None
@@ -183,7 +188,7 @@ def reconstruct(model: SphereModel, images: Tensor, labels: Tensor | None = None
     return ((decoded + 1) / 2).clamp(0, 1).cpu()
 
 
-def _labels(model: SphereModel, labels: Sequence[int] | Tensor | None, count: int | None) -> Tensor | None:
+def class_labels(model: SphereModel, labels: Sequence[int] | Tensor | None, count: int | None) -> Tensor | None:
     """labels as int64 [B], the null class where there are none; None for an unconditional model."""
     classes = model.shape.num_classes
     if labels is None:

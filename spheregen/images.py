@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from spheregen.errors import DataError
+
+# PIL warns of images beyond 89 megapixels, which cameras make, and refuses twice as many, which is enough.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Images longer than so many times their width are shortened before they are scaled: their scaled form might not fit
+# in memory.
+_LONGEST = 32
 
 
 def read_image(path: str | Path, size: int, channels: int) -> Tensor:
@@ -22,6 +29,8 @@ def read_image(path: str | Path, size: int, channels: int) -> Tensor:
             image = flatten(ImageOps.exif_transpose(file), channels)
     except UnidentifiedImageError:
         raise DataError(f"{path}: not an image that can be read") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: too large to be read: {error}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # PIL's readers raise whatever the bytes of a broken file provoke
@@ -31,27 +40,38 @@ def read_image(path: str | Path, size: int, channels: int) -> Tensor:
 
 def flatten(image: Image.Image, channels: int) -> Image.Image:
     """An image of any mode -> mode L (channels 1) or RGB (3). What is transparent is laid on white; 16-bit grey is
-    scaled to 8. Raises ValueError for floats, whose range nobody knows."""
+    scaled to 8. Raises ValueError for floats and for integers beyond 16 bits, whose range nobody knows."""
     if image.mode == "F":
         raise ValueError("pixels are floats of unknown range")
     if image.mode.startswith("I"):  # I;16 and its byte orders; 16-bit PNGs are mode I under older versions of Pillow
-        pixels = np.asarray(image).astype(np.float64)
-        image = Image.fromarray(np.clip(np.rint(pixels / 257), 0, 255).astype(np.uint8))
+        pixels = np.asarray(image).astype(np.float32)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError("pixels are 32-bit integers of unknown range")
+        image = Image.fromarray(np.rint(pixels / 257).astype(np.uint8))
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    if image.mode == "LAB":  # PIL converts it to RGB alone
+        image = image.convert("RGB")
     return image.convert("L" if channels == 1 else "RGB")
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
     """The centre square of an image, size×size, as ADM prepares ImageNet: halved by a box filter while the shorter
     side is at least twice too long, then scaled by a bicubic one, then cropped."""
+    image = _middle(image, *(min(side, _LONGEST * min(image.size)) for side in image.size))
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    return _middle(image, size, size)
+
+
+def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
+    if image.size == (width, height):
+        return image
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def to_tensor(image: Image.Image) -> Tensor:

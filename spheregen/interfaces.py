@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from spheregen import rng
 from spheregen.component import Component, ImageSpec, ModelShape, Options
+from spheregen.errors import SpheregenError
 
 
 class Network(nn.Module, Component, ABC):
@@ -32,6 +33,30 @@ class Network(nn.Module, Component, ABC):
 
         Raises ValueError with a message that begins with the option's name and a colon.
         """
+
+    def repeated_blocks(self) -> list[nn.Module]:
+        """The blocks, alike and in a row, that make up most of the network: what training compiles, or computes again
+        in the backward pass, one at a time. None, as here, where there are none."""
+        return []
+
+    def embed(self, labels: Tensor) -> Tensor:
+        """The vectors that stand for classes inside this network: int64 [B] -> float [B, width].
+
+        A network that has them takes such vectors, or blends of them, in `forward` where labels are expected. Raises
+        SpheregenError, as here, for a network that cannot.
+        """
+        raise SpheregenError(f"{self.kind} '{self.name}' cannot blend classes: it has no embed(labels)")
+
+    def authors_names(self) -> dict[str, str]:
+        """For `spheregen import`: the name that each tensor of `state_dict()` bears in checkpoints made with the paper
+        authors' code, after their leading `encoder.` or `decoder.`. Shapes and meaning must be the same. Empty, as
+        here, for a network that is not theirs."""
+        return {}
+
+    def authors_tables(self) -> dict[str, Tensor]:
+        """For `spheregen import`: by their name, the tensors that such checkpoints hold and this network computes. They
+        are compared, not loaded: where they differ, so do the conventions, and the import is refused."""
+        return {}
 
 
 class Encoder(Network, kind="encoder"):
@@ -141,6 +166,11 @@ class PerceptualDistance(nn.Module, Component, ABC, kind="perceptual"):
 
         Raises ValueError with a message that begins with the option's name and a colon.
         """
+
+    @classmethod
+    def untrained(cls, options: Any, image: ImageSpec) -> PerceptualDistance:
+        """The same networks with random weights, for which no file is needed: to plan, never to train."""
+        return cls(options, image)
 
     @abstractmethod
     def features(self, images: Tensor) -> list[Tensor]:

@@ -128,6 +128,11 @@ class TrainingSection(Options):
     """Which weights become model.safetensors and draw the sample grids."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Autocast of the forward pass; auto is bf16 where the device computes it natively."""
+    compile: bool = False
+    """Compile the networks' blocks with torch.compile: faster steps after a first one that takes minutes."""
+    activation_checkpointing: bool = False
+    """Keep no activations inside the networks' blocks and compute them again in the backward pass: less memory, a
+    third more time."""
     flip: float = Field(0.5, ge=0, le=1)
     """Probability of a horizontal flip."""
     workers: int = Field(0, ge=0)

@@ -44,6 +44,20 @@ def angle_between(u: Tensor, v: Tensor) -> Tensor:
     return torch.rad2deg(torch.acos(F.cosine_similarity(u.flatten(1), v.flatten(1), dim=1).clamp(-1, 1)))
 
 
+def great_circle(u: Tensor, v: Tensor, share: Tensor | float) -> Tensor:
+    """The point at `share` of the way from u to v along the great circle that joins them (slerp).
+
+    u, v: [B, ...] on the sphere; share: a number or [B], 0 at u and 1 at v. Returns float32 of the same shape, of
+    norm √L. Opposite points, which no single great circle joins, give points without meaning.
+    """
+    a, b = F.normalize(u.flatten(1).float(), dim=1), F.normalize(v.flatten(1).float(), dim=1)
+    # acos would lose half the digits for points that are close, or nearly opposite.
+    omega = 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1)).clamp(min=1e-6).unsqueeze(1)
+    t = torch.as_tensor(share, dtype=a.dtype, device=a.device).expand(len(a)).unsqueeze(1)
+    between = F.normalize(torch.sin((1 - t) * omega) * a + torch.sin(t * omega) * b, dim=1)
+    return (between * math.sqrt(a.shape[1])).view(u.shape)
+
+
 def stratified(count: int, generator: torch.Generator | None = None) -> Tensor:
     """`count` numbers in [0, 1], one from each of `count` equal strata, shuffled; the ends 0 and 1 are exact.
 

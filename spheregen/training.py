@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import threading
@@ -16,6 +17,7 @@ from accelerate import Accelerator
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from spheregen import pictures
 from spheregen.checkpoint import RunFolder, load_weights, replacing
@@ -75,6 +77,7 @@ class Trainer:
             t_in_epochs=False,
         )  # fmt: skip
         self.ema = ModelEmaV3(self.model, options.ema, use_warmup=True) if options.ema else None
+        prepare_blocks(self.model, options.compile, options.activation_checkpointing)  # after the average was copied
         self.wrapped = self.accelerator.prepare(self.objective)
         self.step = 0
         self.skipped = 0
@@ -290,6 +293,16 @@ def trainable(model: nn.Module, part: str, scale: float) -> list[nn.Parameter]:
         for parameter in parameters:
             parameter.requires_grad_(False)
     return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+def prepare_blocks(model: SphereModel, compiled: bool, checkpointed: bool) -> None:
+    """Compile the repeated blocks of both networks, or have them compute their activations again, in place."""
+    for block in (*model.encoder.repeated_blocks(), *model.decoder.repeated_blocks()):
+        if checkpointed:
+            again = functools.partial(checkpoint, block.forward, use_reentrant=False)
+            block.forward = again  # type: ignore[method-assign]
+        if compiled:
+            block.compile()
 
 
 def _bf16(precision: str) -> bool:

@@ -18,11 +18,12 @@ import pytest
 import timm
 import torch
 import torchvision
-from conftest import TINY, state_of
+from conftest import TINY, scramble, state_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 import spheregen
 from spheregen import Recipe, RunError, Trainer, hookimpl, registry
@@ -243,10 +244,36 @@ def test_accumulated_passes_make_the_gradient_of_the_whole_batch(tiny: Callable[
         torch.testing.assert_close(gradients[0][name], gradients[1][name], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("setting", ["activation_checkpointing", "compile"])
+def test_compiled_and_recomputed_blocks_make_the_same_gradients(
+    tiny: Callable[..., Recipe], tmp_path: Path, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = nn.Module.compile
+    compiled: list[nn.Module] = []
+
+    def compile_(self: nn.Module) -> None:  # traced, but not built by a C++ compiler, which takes minutes
+        compiled.append(self)
+        whole(self, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", compile_)
+    overrides = ["training.clip=1e9", "encoder.depth=2"]
+    plain = Trainer(tiny(*overrides), tmp_path / "plain")
+    changed = Trainer(tiny(*overrides, f"training.{setting}=true"), tmp_path / "changed")
+    assert len(compiled) == (3 if setting == "compile" else 0)
+    assert plain.model.state_dict().keys() == changed.model.state_dict().keys()
+    gradients = first_gradients(plain), first_gradients(changed)
+    for name in gradients[0]:
+        torch.testing.assert_close(gradients[0][name], gradients[1][name], atol=1e-6, rtol=1e-4)
+    # The average is a model of its own: its blocks are not the trained ones in disguise.
+    assert changed.ema is not None
+    x = torch.zeros(2, 1, 8, 8)
+    before = changed.ema.module.encode(x, torch.zeros(2, dtype=torch.int64))
+    scramble(changed.model, seed=9)
+    assert torch.equal(before, changed.ema.module.encode(x, torch.zeros(2, dtype=torch.int64)))
+
+
 def first_gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     """The gradients of a trainer's first step, from weights without zeros."""
-    from conftest import scramble
-
     from spheregen.loader import training_batches
 
     scramble(trainer.model)

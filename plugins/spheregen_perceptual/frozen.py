@@ -31,13 +31,17 @@ class FrozenDistance(spheregen.PerceptualDistance):
     std: Tensor
     memory_format = torch.channels_last  # several times as fast in convolutions, on processors and GPUs
 
-    def __init__(self, options: Any, image: spheregen.ImageSpec) -> None:
+    def __init__(self, options: Any, image: spheregen.ImageSpec, pretrained: bool = True) -> None:
         """Raises WeightsError where the network cannot take such images, or its weights cannot be had."""
         super().__init__(options, image)
         try:
             self.check(options, image)
         except ValueError as error:
             raise spheregen.WeightsError(f"perceptual '{self.name}': {error}") from None
+
+    @classmethod
+    def untrained(cls, options: Any, image: spheregen.ImageSpec) -> Self:
+        return cls(options, image, pretrained=False)
 
     @staticmethod
     @abstractmethod

@@ -38,18 +38,23 @@ class LPIPSDistance(FrozenDistance, name="lpips"):
         weights: str | None = None
         """A torchvision state dict of the backbone, .pth or .safetensors; unset, torch.hub's cache or a download."""
 
-    def __init__(self, options: Options, image: spheregen.ImageSpec) -> None:
-        super().__init__(options, image)
-        file = Path(options.weights).expanduser() if options.weights else weights.torch_file(BACKBONES[options.net][1])
-        with torch.device("meta"):  # so that no time goes into random weights
-            self.backbone = self.network(options).to_empty(device="cpu")
-        tensors = weights.read(file)
-        # slice2.4.weight here is features.4.weight there; what torchvision has besides is the classifier's.
-        renamed = {name: f"features.{name.split('.', 1)[1]}" for name in self.backbone.state_dict()}
-        found = {name: tensors[theirs] for name, theirs in renamed.items() if theirs in tensors}
-        weights.load(self.backbone, found, file, BACKBONES[options.net][0])
+    def __init__(self, options: Options, image: spheregen.ImageSpec, pretrained: bool = True) -> None:
+        super().__init__(options, image, pretrained)
+        self.backbone = self._pretrained() if pretrained else self.network(options)
         self.channel_weights = nn.ParameterList(_channel_weights(options.net))
         self.freeze(MEAN, STD)
+
+    def _pretrained(self) -> nn.Module:
+        net, file = self.options.net, self.options.weights
+        path = Path(file).expanduser() if file else weights.torch_file(BACKBONES[net][1])
+        with torch.device("meta"):  # so that no time goes into random weights
+            backbone = self.network(self.options).to_empty(device="cpu")
+        tensors = weights.read(path)
+        # slice2.4.weight here is features.4.weight there; what torchvision has besides is the classifier's.
+        renamed = {name: f"features.{name.split('.', 1)[1]}" for name in backbone.state_dict()}
+        found = {name: tensors[theirs] for name, theirs in renamed.items() if theirs in tensors}
+        weights.load(backbone, found, path, BACKBONES[net][0])
+        return backbone
 
     @staticmethod
     def network(options: Options) -> nn.Module:

@@ -54,13 +54,18 @@ class MeanDistance(spheregen.PerceptualDistance, name="mean"):
         parts: list[Part] = Field(min_length=1)
         """Tables { use = "name", weight = 1.0, … }, with the options of the distance they name."""
 
-    def __init__(self, options: Options, image: spheregen.ImageSpec) -> None:
+    def __init__(self, options: Options, image: spheregen.ImageSpec, pretrained: bool = True) -> None:
         super().__init__(options, image)
-        distances = [component(own, image) for component, own in (part.resolve() for part in options.parts)]
+        resolved = [part.resolve() for part in options.parts]
+        distances = [(c if pretrained else c.untrained)(own, image) for c, own in resolved]
         self.parts = nn.ModuleList(distances)
         total = sum(part.weight for part in options.parts)
         self.weights = [part.weight / total for part in options.parts]
         self.counts: list[int] = []  # how many features each part makes, known once it has made some
+
+    @classmethod
+    def untrained(cls, options: Options, image: spheregen.ImageSpec) -> MeanDistance:
+        return cls(options, image, pretrained=False)
 
     @classmethod
     def check(cls, options: Options, image: spheregen.ImageSpec) -> None:

@@ -23,9 +23,12 @@ class TimmDistance(FrozenDistance, name="timm"):
         layers: Literal["features", "logits"] = "features"
         """What is compared."""
 
-    def __init__(self, options: Options, image: spheregen.ImageSpec) -> None:
-        super().__init__(options, image)
-        self.net = spheregen.pretrained.timm_model(options, features_only=options.layers == "features")
+    def __init__(self, options: Options, image: spheregen.ImageSpec, pretrained: bool = True) -> None:
+        super().__init__(options, image, pretrained)
+        if pretrained:
+            self.net = spheregen.pretrained.timm_model(options, features_only=options.layers == "features")
+        else:
+            self.net = self.network(options)
         cfg: dict[str, Any] = self.net.pretrained_cfg  # type: ignore[assignment]
         self.freeze(cfg["mean"], cfg["std"])
 

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 
 import spheregen
+from spheregen_vit.authors import authors_names
 from spheregen_vit.layers import (
     AdaLN,
     Block,
@@ -69,6 +70,12 @@ class ViT(nn.Module):
         self.rope: Tensor
         self.register_buffer("positions", sincos_table(shape.grid, width), persistent=False)
         self.register_buffer("rope", rotary_table(shape.grid, width // heads), persistent=False)
+
+    def embed(self, labels: Tensor) -> Tensor:
+        """Rows of the class table: int64 [B] -> [B, width]."""
+        if self.classes is None:
+            raise spheregen.SpheregenError("an unconditional network has no classes to embed")
+        return self.classes(labels)
 
     def condition(self, labels: Tensor | None) -> Tensor | None:
         """labels, int64 [B] or embedding vectors [B, width] -> [B, width]; None for an unconditional network."""
@@ -136,6 +143,18 @@ class ViTMixerEncoder(spheregen.Encoder, name="vit-mixer"):
         x = self.stem(images).flatten(2).transpose(1, 2)
         return self.mixer(self.head(self.vit(x, condition), condition))
 
+    def repeated_blocks(self) -> list[nn.Module]:
+        return list(self.vit.blocks)
+
+    def embed(self, labels: Tensor) -> Tensor:
+        return self.vit.embed(labels)
+
+    def authors_names(self) -> dict[str, str]:
+        return authors_names("encoder", self.state_dict(), self.options.mixer_depth)
+
+    def authors_tables(self) -> dict[str, Tensor]:
+        return {"pos_embed": self.vit.positions.unsqueeze(0)}
+
 
 class ViTMixerDecoder(spheregen.Decoder, name="vit-mixer"):
     """Latent → width → MLP-Mixer → ViT → pixels."""
@@ -162,3 +181,15 @@ class ViTMixerDecoder(spheregen.Decoder, name="vit-mixer"):
         condition = self.vit.condition(labels)
         x = self.mixer(self.stem(latents))
         return self.pixels(self.head(self.vit(x, condition), condition))
+
+    def repeated_blocks(self) -> list[nn.Module]:
+        return list(self.vit.blocks)
+
+    def embed(self, labels: Tensor) -> Tensor:
+        return self.vit.embed(labels)
+
+    def authors_names(self) -> dict[str, str]:
+        return authors_names("decoder", self.state_dict(), self.options.mixer_depth)
+
+    def authors_tables(self) -> dict[str, Tensor]:
+        return {"pos_embed": self.vit.positions.unsqueeze(0)}

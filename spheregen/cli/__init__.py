@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from spheregen.cli import plugins, recipes, reconstruct, sample, train
+from spheregen.cli import bench, import_, plugins, recipes, reconstruct, sample, train
 from spheregen.cli.console import fail, warn
 from spheregen.errors import PluginError, SpheregenError
 from spheregen.registry import ENVIRONMENT, registry
@@ -22,7 +22,9 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("sample")(sample.sample)
+app.command("bench")(bench.bench)
 app.command("reconstruct")(reconstruct.reconstruct)
+app.command("import")(import_.import_)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(recipes.app, name="recipes")
 
