@@ -38,6 +38,8 @@ RECIPE, MODEL, CHECKPOINTS, METRICS, SAMPLES = (
 FREE = {
     "training": {"log_images", "sample_images", "checkpoint_images", "keep", "workers", "activation_checkpointing"},
     "sampling": None,
+    "features": None,
+    "evaluation": None,
 }
 
 
@@ -230,12 +232,14 @@ def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def load(path: str | Path, *, device: torch.device | str = "cpu", trust_plugins: bool = False) -> SphereModel:
-    """A trained model from its folder, in eval mode.
+    """A trained model in eval mode, from its folder or from the Hugging Face Hub (hf://owner/name[@revision]).
 
     A folder may name plugins that are not in use yet; they are code, and are run only where `trust_plugins` says so.
     Raises RunError for what is missing, damaged or untrusted.
     """
-    folder = RunFolder(path)
+    from spheregen import hub
+
+    folder = RunFolder(hub.local(path))
     if not folder.recipe.is_file():
         raise RunError(f"{path}: not a run folder: it has no {RECIPE}")
     try:

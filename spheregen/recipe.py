@@ -7,11 +7,12 @@ recipe.to_toml()             # resolved: every setting there is, extends and ove
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import pydantic
 import tomli_w
@@ -181,6 +182,21 @@ class SamplingSection(Options):
     """The most classes in a grid."""
 
 
+class EvaluationSection(Options):
+    """What `spheregen evaluate` does where it is not told otherwise: a row for each combination of the lists."""
+
+    samples: int = Field(50_000, gt=1)
+    """Samples of each row, classes in turn."""
+    steps: tuple[Annotated[int, Field(gt=0)], ...] = (1, 2, 4, 6)
+    """T of Algorithm 1."""
+    guidance: tuple[Annotated[float, Field(ge=0)], ...] = (1.0,)
+    """Guidance scales; 1 is none."""
+    positions: tuple[str, ...] = ()
+    """Where to guide: conditioners by name; none named, the recipe's."""
+    metrics: tuple[Literal["fid", "is", "kid", "prc", "coverage", "rfid"], ...] = ("fid", "is", "prc", "rfid")
+    """What to measure."""
+
+
 class Recipe(pydantic.BaseModel):
     """A recipe, resolved and checked. Make one with `read` or `parse`."""
 
@@ -194,6 +210,7 @@ class Recipe(pydantic.BaseModel):
         "perceptual": "",
         "conditioner": "none",
         "sampler": "fixed",
+        "features": "inception",
     }
 
     name: str
@@ -211,6 +228,8 @@ class Recipe(pydantic.BaseModel):
     conditioner: Section
     sampler: Section
     sampling: SamplingSection = SamplingSection()
+    features: Section
+    evaluation: EvaluationSection = EvaluationSection()
     training: TrainingSection
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -320,7 +339,10 @@ def _plugin(name: Any, origins: Origins) -> str:
     """A plugin as the registry takes it: a module's name, or a file's path made absolute."""
     if not isinstance(name, str):
         raise RecipeError(origins.fault(("plugins",), f"expected names of modules or .py files, got {name!r}"))
-    return str((origins.folder("plugins") / Path(name).expanduser()).resolve()) if name.endswith(".py") else name
+    if not name.endswith(".py"):
+        return name
+    # Not resolve(): in the Hugging Face cache, files are links to others whose names are hashes.
+    return os.path.abspath(origins.folder("plugins") / Path(name).expanduser())
 
 
 def _names(registry: Registry, kind: str) -> list[str]:

@@ -35,7 +35,7 @@ class Origins:
 
 SECTIONS = (
     "data", "latent", "encoder", "decoder", "regularizer", "noise", "perceptual", "objective", "conditioner",
-    "sampler", "sampling", "training",
+    "sampler", "sampling", "features", "evaluation", "training",
 )  # fmt: skip
 
 
@@ -70,8 +70,8 @@ def read_raw(name: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[str,
     origins = Origins(path)
     raw = _read_chain(path, origins, ())
     raw.setdefault("name", path.stem.replace("_", "-"))
-    for override in overrides:
-        _override(raw, override, origins)
+    for setting in overrides:
+        override(raw, setting, origins)
     return raw, origins
 
 
@@ -120,17 +120,17 @@ def _merge(base: dict[str, Any], own: dict[str, Any], file: str, origins: Origin
 EXCLUSIVE = (("channels", "compression"), ("epochs", "images"), ("warmup_epochs", "warmup_images"))
 
 
-def _override(raw: dict[str, Any], override: str, origins: Origins) -> None:
+def override(raw: dict[str, Any], setting: str, origins: Origins) -> None:
     """Apply one `section.key=value`; the value is TOML, or else text."""
-    key, equals, text = override.partition("=")
+    key, equals, text = setting.partition("=")
     parts = tuple(part.strip() for part in key.split("."))
     if not equals or not all(parts):
-        raise RecipeError(f"--set {override}: expected section.key=value")
+        raise RecipeError(f"--set {setting}: expected section.key=value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    label = f"--set {override}"
+    label = f"--set {setting}"
     for part in reversed(parts[1:]):
         value = {part: value}
     _merge(raw, {parts[0]: value}, label, origins)

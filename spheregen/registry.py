@@ -29,6 +29,7 @@ SHIPPED = (
     "spheregen_guidance",
     "spheregen_perceptual",
     "spheregen_data",
+    "spheregen_metrics",
 )
 ENVIRONMENT = "SPHEREGEN_PLUGINS"
 

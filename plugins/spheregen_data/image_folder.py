@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from itertools import chain
@@ -76,6 +77,14 @@ class ImageFolder(spheregen.ImageSource, name="image-folder"):
     def skipped(self) -> int:
         """How many those are."""
         return int(self.marks.sum())
+
+    def fingerprint(self) -> str:
+        """Of the files' names, sizes and times of change, and the options: no file is read."""
+        digest = hashlib.sha256(self.options.model_dump_json().encode())
+        for path in self.paths:
+            status = os.stat(path)
+            digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.paths)
