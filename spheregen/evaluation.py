@@ -19,6 +19,7 @@ from spheregen.errors import SpheregenError
 from spheregen.interfaces import FeatureExtractor, ImageSource, Sampler
 from spheregen.metrics import METRICS, check_metrics, frechet, measure, title
 from spheregen.model import SphereModel
+from spheregen.recipe import section_of
 from spheregen.reference import (
     Chunks,
     Progress,
@@ -90,6 +91,7 @@ def evaluate(
     options = recipe.evaluation
     count = samples or options.samples
     wanted = list(metrics if metrics is not None else options.metrics)
+    samplers = samplers or [section_of("sampler", table).build() for table in options.samplers]
     cells = grid(model, steps or options.steps, guidance or options.guidance, positions or options.positions, samplers)
     source = against if against is not None else recipe.data.build()
     check_metrics(wanted, count, len(source))
@@ -124,10 +126,10 @@ def grid(
     steps: Sequence[int],
     guidance: Sequence[float],
     positions: Sequence[str],
-    samplers: Sequence[Sampler] | None,
+    samplers: Sequence[Sampler],
 ) -> list[Cell]:
     """All combinations. One step makes no use of a sampler's noise, and scale 1 none of a place: those stand once."""
-    chosen = list(samplers) if samplers else [generation.default(model, "sampler")]
+    chosen = list(samplers) or [generation.default(model, "sampler")]
     if not model.shape.num_classes:
         guidance, positions = [1.0], ["none"]
     places = list(positions) or [str(generation.default(model, "conditioner").name)]

@@ -10,8 +10,11 @@ from spheregen.checkpoint import replacing
 Line = Sequence[tuple[float, float]]
 
 
-def lines(panels: Mapping[str, Mapping[str, Line]], x_label: str, path: Path) -> None:
-    """A panel a figure of merit, a line a name, over x. panels: title -> name -> points (x, y)."""
+def lines(
+    panels: Mapping[str, Mapping[str, Line]], x_label: str, path: Path, ticks: Sequence[str] | None = None
+) -> None:
+    """A panel a figure of merit, a line a name, over x. panels: title -> name -> points (x, y); ticks: what stands at
+    x = 0, 1, … where x is no number."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -24,7 +27,9 @@ def lines(panels: Mapping[str, Mapping[str, Line]], x_label: str, path: Path) ->
         axes.set_title(title)
         axes.set_xlabel(x_label)
         axes.grid(alpha=0.3)
-        if all(float(x).is_integer() for points in named.values() for x, _ in points):
+        if ticks:
+            axes.set_xticks(range(len(ticks)), ticks, rotation=20, ha="right")
+        elif all(float(x).is_integer() for points in named.values() for x, _ in points):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(named) > 1:
             axes.legend(fontsize="small")

@@ -193,6 +193,8 @@ class EvaluationSection(Options):
     """Guidance scales; 1 is none."""
     positions: tuple[str, ...] = ()
     """Where to guide: conditioners by name; none named, the recipe's."""
+    samplers: tuple[dict[str, Any], ...] = ()
+    """Samplers as tables, { use = "fixed", noise = "independent" }; none given, the recipe's."""
     metrics: tuple[Literal["fid", "is", "kid", "prc", "coverage", "rfid"], ...] = ("fid", "is", "prc", "rfid")
     """What to measure."""
 
@@ -247,6 +249,8 @@ class Recipe(pydantic.BaseModel):
     def parse(cls, raw: dict[str, Any], origins: Origins | None = None, registry: Registry = registry) -> Recipe:
         """A recipe from its tables as TOML gives them. Loads the plugins that it names."""
         origins = origins or Origins("recipe")
+        if "sweep" in raw:
+            raise RecipeError(origins.fault(("sweep",), "this is a sweep; run it with spheregen sweep"))
         values = dict(raw)
         values["plugins"] = [_plugin(name, origins) for name in values.get("plugins", [])]
         for plugin in values["plugins"]:
@@ -260,7 +264,7 @@ class Recipe(pydantic.BaseModel):
             values[kind] = Section(Component, None)
             try:
                 if table is not None:
-                    values[kind] = _section(kind, table, registry)
+                    values[kind] = section_of(kind, table, registry)
             except pydantic.ValidationError as error:
                 options = registry.get(kind, cast(dict[str, Any], table)["use"]).Options
                 faults += [_explain((kind, *e["loc"]), dict(e), options, origins) for e in error.errors()]
@@ -286,11 +290,13 @@ class Recipe(pydantic.BaseModel):
         ]
         if perceptual := self.perceptual:
             checks.append(("perceptual", lambda: perceptual.component.check(perceptual.options, self.image)))
+        for table in self.evaluation.samplers:
+            checks.append(("evaluation", lambda table=table: section_of("sampler", table)))  # type: ignore[misc]
         for section, check in checks:
             try:
                 check()
-            except ValueError as error:
-                raise RecipeError(origins.fault((section,), str(error))) from None
+            except (ValueError, PluginError) as error:
+                raise RecipeError(origins.fault((section,), " ".join(str(error).split()))) from None
         wanted = [k for k in ("reconstruction_perceptual", "consistency_perceptual") if getattr(self.objective, k)]
         if wanted and self.perceptual is None:
             message = "needs a [perceptual] section; add one or set it to 0"
@@ -349,7 +355,8 @@ def _names(registry: Registry, kind: str) -> list[str]:
     return [str(component.name) for component in registry.components(kind)]
 
 
-def _section(kind: str, table: Any, registry: Registry) -> Section:
+def section_of(kind: str, table: Any, registry: Registry = registry) -> Section:
+    """A component of a kind and its options from a table. Raises PluginError or ValueError."""
     if not isinstance(table, dict) or not isinstance(table.get("use"), str):
         raise ValueError(f'expected use = "name" {suggest("", _names(registry, kind))}')
     component: type[Component] = registry.get(kind, table["use"])

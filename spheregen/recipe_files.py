@@ -36,6 +36,7 @@ class Origins:
 SECTIONS = (
     "data", "latent", "encoder", "decoder", "regularizer", "noise", "perceptual", "objective", "conditioner",
     "sampler", "sampling", "features", "evaluation", "training",
+    "sweep",
 )  # fmt: skip
 
 

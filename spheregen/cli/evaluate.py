@@ -15,12 +15,7 @@ from rich.table import Table
 
 from spheregen.cli.console import console, find_run, say, warn
 from spheregen.errors import RecipeError, SpheregenError
-
-# How a table names each figure, in this order, and to how many places.
-FIGURES = {
-    "rfid": 2, "fid": 2, "is": 2, "kid": 4, "precision": 3, "recall": 3, "density": 3, "coverage": 3,
-    "worst_coverage": 3,
-}  # fmt: skip
+from spheregen.tables import FIGURES, plot_steps, way
 
 
 def evaluate(
@@ -95,7 +90,7 @@ def evaluate(
     elif first["samples"] < 50_000:
         warn("FID falls with the number of samples: compare with figures of as many only, never with FIDs of 50,000")
     path = folder / FOLDER / "metrics.png"
-    if plot(rows, path):
+    if plot_steps(rows, path):
         say(f"→ {escape(str(path))}")
 
 
@@ -158,45 +153,9 @@ def table(rows: list[dict[str, Any]]) -> Table:
     columns = [titles.get(name, name).partition("(")[0].replace("_", " ") for name in shown]
     made = Table("steps", "passes", "sampled by", *columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        how = way(row) if "sampler" in row else "reconstructed"
         figures = [f"{row[name]:.{FIGURES[name]}f}" if name in row else "" for name in shown]
-        made.add_row(str(row["steps"] or ""), str(row["network_passes"]), how, *figures)
+        made.add_row(str(row["steps"] or ""), str(row["network_passes"]), way(row), *figures)
     return made
-
-
-def plot(rows: list[dict[str, Any]], path: Path) -> bool:
-    """Each figure against steps, a line a guidance and sampler; False where there is one number of steps only."""
-    from spheregen.plots import lines
-
-    sampled = [row for row in rows if "sampler" in row]
-    if len({row["steps"] for row in sampled}) < 2:
-        return False
-    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    ways = {way(row): guidance_of(row) for row in sampled if row["steps"] > 1}
-    for name in FIGURES:
-        for label, guidance in ways.items():
-            # One step makes no use of a sampler: it is every sampler's first point.
-            like = [row for row in sampled if name in row and guidance_of(row) == guidance
-                    and (row["steps"] == 1 or way(row) == label)]  # fmt: skip
-            if like:
-                title = like[0]["titles"].get(name, name)
-                panels.setdefault(title, {})[label] = [(row["steps"], row[name]) for row in like]
-    if panels:
-        lines(panels, "steps", path)
-    return bool(panels)
-
-
-def guidance_of(row: dict[str, Any]) -> tuple[float, str]:
-    return row["guidance"], row["position"]
-
-
-def way(row: dict[str, Any]) -> str:
-    """How a row was sampled, its steps aside."""
-    sampler = row["sampler"]
-    noise = f" {sampler['noise']}" if "noise" in sampler else ""
-    gamma = f" γ={sampler['gamma']:g}" if "gamma" in sampler else ""
-    guidance = "" if row["guidance"] == 1 else f", {row['position']} {row['guidance']:g}"
-    return f"{sampler['use']}{gamma}{noise}{guidance}"
 
 
 class Display:

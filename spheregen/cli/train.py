@@ -24,7 +24,6 @@ def train(
 ) -> None:
     """Train a recipe into a run folder. The same command again resumes; so does it after Ctrl-C or a crash."""
     from spheregen.recipe import Recipe
-    from spheregen.registry import registry
     from spheregen.training import Trainer
 
     resolved = Recipe.read(recipe, set_)
@@ -32,13 +31,7 @@ def train(
         console.print(resolved.to_toml(), markup=False, soft_wrap=True, end="")
         return
     trainer = Trainer(resolved, run or Path("runs") / resolved.name)
-    display = Display()
-    registry.register(display, "spheregen train")
-    try:
-        finished = trainer.fit()
-    finally:
-        display.close()
-        registry.unregister(display)
+    finished = fit(trainer)
     if not trainer.is_main:
         return
     folder = escape(str(trainer.run.path))
@@ -47,6 +40,19 @@ def train(
     else:
         say(f"[yellow]stopped[/] at {trainer.images_seen:,} images and saved; the same command goes on from there")
         raise typer.Exit(130)
+
+
+def fit(trainer: Trainer) -> bool:
+    """Train with a display. Returns whether training came to its end."""
+    from spheregen.registry import registry
+
+    display = Display()
+    registry.register(display, "spheregen train")
+    try:
+        return trainer.fit()
+    finally:
+        display.close()
+        registry.unregister(display)
 
 
 class Display:
