@@ -140,14 +140,14 @@ def plan(
     counts = parameters(recipe)
     whole = counts["encoder"] + counts["decoder"]
     steps = {
-        checkpointing: (measure_step(recipe, 2, bf16, checkpointing), measure_step(recipe, 4, bf16, checkpointing))
+        checkpointing: [measure_step(recipe, images, bf16, checkpointing) for images in (1, 2)]
         for checkpointing in (False, True)
     }
-    flops = steps[False][0].flops / 2
+    flops = steps[False][0].flops
     share = -(-recipe.training.batch_size // (count * recipe.training.accumulate))
     variants = []
-    for checkpointing, (two, four) in steps.items():
-        slope = (four.activations - two.activations) / 2
+    for checkpointing, (one, two) in steps.items():
+        slope = two.activations - one.activations
         for sharded in (False, True) if count > 1 else (False,):
             split = count if sharded else 1
             memory = {
@@ -158,7 +158,7 @@ def plan(
                 "perceptual networks": 4 * counts["perceptual"],
             }
             fixed = sum(memory.values())
-            offset = two.activations - 2 * slope
+            offset = one.activations - slope
             largest = int((kind.memory * (1 - RESERVED) * GIB - fixed - offset) // slope)
             memory["activations"] = offset + share * slope
             variants.append(
@@ -169,7 +169,7 @@ def plan(
                     "total": sum(memory.values()),
                     "fits": sum(memory.values()) <= kind.memory * (1 - RESERVED) * GIB,
                     "largest_batch": max(0, largest),
-                    "flops_per_image": two.flops / 2,
+                    "flops_per_image": one.flops,
                 }
             )
     images = recipe.training.images
