@@ -68,6 +68,6 @@ def show(found: dict[str, Any]) -> None:
     table.add_row("images of the batch", *(str(found["batch_per_device"]) for _ in found["variants"]))
     table.add_row("most that fit", *(f"{v['largest_batch']:,}" for v in found["variants"]))
     console.print(table)
-    say(
-        "[dim]recomputed: training.activation_checkpointing; sharded: everything but activations cut over the devices[/]"
-    )
+    say("[dim]recomputed: training.activation_checkpointing[/]")
+    if found["count"] > 1:
+        say("[dim]sharded: all but activations cut over the devices, as FSDP would; training does not shard yet[/]")
