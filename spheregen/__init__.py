@@ -19,8 +19,15 @@ from spheregen.registry import Registry, register, registry
 if TYPE_CHECKING:
     from spheregen import pretrained, rng, sphere
     from spheregen.checkpoint import load
+    from spheregen.copies import find_copies
+    from spheregen.editing import crossover, interpolate, restyle
+    from spheregen.evaluation import evaluate
+    from spheregen.export import export_folder, export_onnx
     from spheregen.generation import Step, generate, reconstruct, sample
+    from spheregen.hub import push
     from spheregen.images import read_image
+    from spheregen.importing import import_checkpoint
+    from spheregen.inspection import inspect_latents
     from spheregen.interfaces import (
         Conditioner,
         Decoder,
@@ -44,9 +51,19 @@ _LAZY = {
     "rng": "",
     "sphere": "",
     "Step": "generation",
+    "crossover": "editing",
+    "interpolate": "editing",
+    "restyle": "editing",
+    "find_copies": "copies",
+    "inspect_latents": "inspection",
+    "evaluate": "evaluation",
     "generate": "generation",
     "reconstruct": "generation",
     "sample": "generation",
+    "export_folder": "export",
+    "export_onnx": "export",
+    "import_checkpoint": "importing",
+    "push": "hub",
     "read_image": "images",
     "Conditioner": "interfaces",
     "Decoder": "interfaces",
@@ -105,14 +122,24 @@ __all__ = [
     "Step",
     "Trainer",
     "WeightsError",
+    "crossover",
+    "evaluate",
+    "export_folder",
+    "export_onnx",
+    "find_copies",
     "generate",
     "hookimpl",
+    "import_checkpoint",
+    "inspect_latents",
+    "interpolate",
     "load",
     "pretrained",
+    "push",
     "read_image",
     "reconstruct",
     "register",
     "registry",
+    "restyle",
     "rng",
     "sample",
     "sphere",

@@ -1,4 +1,4 @@
-"""What one does with a trained model besides sampling (Figure 6, Sections 4 and 5): interpolation, crossover, restyling.
+"""Interpolation, crossover and restyling (Figure 6, Sections 4 and 5).
 
 Each is the loop of `spheregen.generate`, started elsewhere: from points between others, or from an image. None is
 guided unless asked, as in the paper.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from spheregen import rng
 from spheregen.errors import SpheregenError, suggest
-from spheregen.generation import class_labels, conditioner_for, default, generate
+from spheregen.generation import class_labels, conditioner_for, default, evaluating, generate
 from spheregen.interfaces import Conditioner, Network, Sampler
 from spheregen.model import SphereModel
 from spheregen.registry import registry
@@ -38,6 +37,7 @@ SEAMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 # -- interpolation -----------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def interpolate(
     model: SphereModel,
     labels: Sequence[int] | Tensor | None = None,
@@ -77,7 +77,7 @@ def interpolate(
     shape = (model.shape.tokens, model.shape.latent_channels)
     y = y.to(device) if y is not None else None
     found = []
-    with _evaluating(model):
+    with evaluating(model):
         for places in where.to(device).split(batch_size):
             generators = rng.generators(seed, "sample", picks if picks is not None else range(count), device)
             prior = None
@@ -85,8 +85,7 @@ def interpolate(
                 prior = sampler.prior(shape, generators)
                 ends = spherify(prior)
             else:
-                with torch.no_grad():
-                    ends = model.to_sphere(_shaped(model, images).to(device) * 2 - 1, y)
+                ends = model.to_sphere(_shaped(model, images).to(device) * 2 - 1, y)
             among, rows = _blended(model, y, _weights(count, places))
             walk = generate(
                 among,
@@ -112,7 +111,8 @@ def blend(points: Tensor, places: Tensor, path: Path = "linear") -> Tensor:
     if path == "linear":
         return spherify(torch.tensordot(_weights(len(points), places), points.float(), dims=1))
     if len(points) == 2:
-        return great_circle(*(point.expand(len(places), *point.shape) for point in points), places)
+        first, second = (point.expand(len(places), *point.shape) for point in points)
+        return great_circle(first, second, places)
     upper, lower = (blend(side, places[:, 0], path) for side in points.split(2))
     return great_circle(upper, lower, places[:, 1])
 
@@ -226,6 +226,8 @@ def crossover(
     seam: as `stitch` takes it. labels: the null class where not given. strength and gamma: r and γ of Eq. 13. Returns
     float [steps + 1, B, C, H, W] in [0, 1], on the CPU: the stitched images, then each step's.
     """
+    if labels is not None and not model.shape.num_classes:
+        raise SpheregenError("crossover: this model is unconditional; leave out the class")
     x = stitch(_shaped(model, a), _shaped(model, b), seam)
     y = class_labels(model, labels, len(x))
     return _rounds(model, x, y, steps, strength, gamma, _conditioner(model, guidance, position), seed)
@@ -286,7 +288,7 @@ def _rounds(
         raise SpheregenError(f"steps: expected at least 1, got {steps}")
     device = next(model.parameters()).device
     decay = registry.get("sampler", "decay")
-    with _evaluating(model):
+    with evaluating(model):
         walk = generate(
             model,
             labels.to(device) if labels is not None else None,
@@ -315,13 +317,3 @@ def _conditioner(model: SphereModel, guidance: float, position: str | None) -> C
     if guidance == 1 and position is None and not model.shape.num_classes:
         return default(model, "conditioner")
     return conditioner_for(model, guidance, position)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -150,9 +151,7 @@ def sample_steps(
         raise SpheregenError(f"steps: expected at least 1, got {steps}")
     device = next(model.parameters()).device
     total = len(y) if y is not None else count or 0
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for begin in range(0, total, batch_size):
             end = min(begin + batch_size, total)
             yield list(
@@ -165,8 +164,6 @@ def sample_steps(
                     generators=rng.generators(seed, "sample", range(first + begin, first + end), device),
                 )
             )
-    finally:
-        model.train(was_training)
 
 
 @torch.no_grad()
@@ -179,13 +176,20 @@ def reconstruct(model: SphereModel, images: Tensor, labels: Tensor | None = None
     device = next(model.parameters()).device
     x = images.to(device) * 2 - 1
     y = y.to(device) if y is not None else None
+    with evaluating(model):
+        decoded = model.decode(model.to_sphere(x, y), y)
+    return ((decoded + 1) / 2).clamp(0, 1).cpu()
+
+
+@contextmanager
+def evaluating(model: SphereModel) -> Iterator[None]:
+    """The model in eval mode for as long as the block lasts."""
     was_training = model.training
     model.eval()
     try:
-        decoded = model.decode(model.to_sphere(x, y), y)
+        yield
     finally:
         model.train(was_training)
-    return ((decoded + 1) / 2).clamp(0, 1).cpu()
 
 
 def class_labels(model: SphereModel, labels: Sequence[int] | Tensor | None, count: int | None) -> Tensor | None:

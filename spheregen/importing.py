@@ -146,15 +146,21 @@ def fit(model: SphereModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _listed(faults: Sequence[tuple[str, str]]) -> str:
     """`name: what is wrong with it`, a line each; names that differ only in their layer's number share one."""
-    layers: dict[tuple[str, str], list[str]] = {}
+    layers: dict[tuple[str, str, str], list[int]] = {}
     for name, what in faults:
         number = re.search(r"\bblocks\.(\d+)\b", name)
-        pattern = f"{name[: number.start(1)]}{{}}{name[number.end(1) :]}" if number else name
-        layers.setdefault((pattern, what), []).append(number[1] if number else "")
-    return "\n".join(
-        f"{pattern.replace('{}', numbers[0] if len(numbers) == 1 else '{' + ','.join(numbers) + '}')}: {what}"
-        for (pattern, what), numbers in layers.items()
-    )
+        before, after = (name[: number.start(1)], name[number.end(1) :]) if number else (name, "")
+        layers.setdefault((before, after, what), []).extend([int(number[1])] if number else [])
+    return "\n".join(f"{before}{_span(numbers)}{after}: {what}" for (before, after, what), numbers in layers.items())
+
+
+def _span(numbers: Sequence[int]) -> str:
+    """Layers in short: nothing, 3, {0-11} or {0,2,5}."""
+    if len(numbers) < 2:
+        return "".join(map(str, numbers))
+    first, last = min(numbers), max(numbers)
+    whole = len(numbers) == last - first + 1
+    return f"{{{first}-{last}}}" if whole else f"{{{','.join(map(str, sorted(numbers)))}}}"
 
 
 def _class_names(recipe: Recipe) -> list[str]:

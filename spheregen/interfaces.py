@@ -7,6 +7,7 @@ every public edge; latents are float [B, N, D] with N tokens of D channels, L = 
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -205,6 +206,16 @@ class ImageSource(Component, ABC, kind="data"):
         """One name a class, in the order of the labels."""
         return [str(i) for i in range(self.spec.num_classes)]
 
+    def fingerprint(self) -> str:
+        """A hash of everything that the images and labels are: another one where any of them differs. Statistics of
+        the set are kept under it. By default every image is read; override it where there is a quicker way."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            image, label = self[index]
+            digest.update(f"{tuple(image.shape)} {label} ".encode())
+            digest.update(image.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     @property
     def skipped(self) -> int:
         """How many images were met so far that could not be read and were passed over; logged with the losses."""
@@ -219,19 +230,21 @@ class ImageSource(Component, ABC, kind="data"):
 
 
 class FeatureExtractor(nn.Module, Component, ABC, kind="features"):
-    """A network whose features metrics compare. Under another one than Inception a metric carries its name."""
+    """A network whose features metrics compare. Under another one than Inception a metric carries its label."""
 
     def __init__(self, options: Any) -> None:
         super().__init__()
         self.options = options
 
-    @abstractmethod
-    def forward(self, images: Tensor) -> Tensor:
-        """images [B, C, H, W] in [0, 1], C = 1 or 3 -> features [B, F]."""
+    @property
+    def label(self) -> str:
+        """Its short name in the names of metrics, as in FD(label)."""
+        return str(self.name)
 
-    def logits(self, images: Tensor) -> Tensor | None:
-        """Class scores [B, K] for the Inception Score, None where the network has none."""
-        return None
+    @abstractmethod
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """images [B, C, H, W] in [0, 1], C = 1 or 3 -> features [B, F], and class scores before the softmax [B, K] for
+        the Inception Score, None where the network has none. Pixels are rounded to the 256 values a file would hold."""
 
 
 __all__ = [

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,15 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from spheregen.checkpoint import replacing
+from spheregen.errors import SpheregenError
 from spheregen.model import SphereModel
 
 _SMALLEST = 64  # pixels: smaller images are enlarged by a whole factor, so that a person can see them
-_GAP = 2
+_LARGEST_TEXT = 32
+_CAPTION = 12
+_GAP, _FRAMED_GAP = 2, 10
+_FRAME = (214, 60, 40)
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -24,30 +30,77 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def grid(
-    images: Tensor, columns: int, row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()
+    images: Tensor,
+    columns: int,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    *,
+    captions: Sequence[str] = (),
+    framed: Container[int] = (),
 ) -> Image.Image:
-    """Images [n, C, H, W] in [0, 1], row by row, as one picture; labels stand to the left and above."""
+    """Images [n, C, H, W] in [0, 1], row by row, as one picture.
+
+    Labels stand to the left and above, captions under the images, and the images whose numbers are `framed` have a
+    coloured frame. An image of NaN leaves its place empty.
+    """
     size = images.shape[-1]
-    factor = max(1, math.ceil(_SMALLEST / size))
-    cell = size * factor
+    cell = size * max(1, math.ceil(_SMALLEST / size))
     rows = math.ceil(len(images) / columns)
-    font = ImageFont.load_default(size=max(12, cell // 5))
+    text_height = min(max(12, cell // 5), _LARGEST_TEXT)
+    gap = _FRAMED_GAP if framed else _GAP
+    # Rows with captions are higher by those.
+    told = [any(captions[row * columns : (row + 1) * columns]) for row in range(rows)]
+    under = [sum(told[:row]) * (_CAPTION + 6) for row in range(rows + 1)]
+    font = ImageFont.load_default(size=text_height)
     left = max((round(font.getlength(text)) for text in row_labels), default=0)
     left += 12 if left else 0
-    top = (cell // 5 + 14) if column_labels else 0
-    step = cell + _GAP
-    canvas = Image.new("RGB", (left + columns * step + _GAP, top + rows * step + _GAP), "white")
+    top = (text_height + 14) if column_labels else 0
+    step = cell + gap
+    canvas = Image.new("RGB", (left + columns * step + gap, top + rows * step + under[rows] + gap), "white")
     draw = ImageDraw.Draw(canvas)
     for i, image in enumerate(images):
         row, column = divmod(i, columns)
-        # Smoothly: blocks of 8 × 8 pixels hide from the eye what they show. Single images are written as they are.
-        tile = to_pil(image).convert("RGB").resize((cell, cell), Image.Resampling.BICUBIC)
-        canvas.paste(tile, (left + _GAP + column * step, top + _GAP + row * step))
+        x, y = left + gap + column * step, top + gap + row * step + under[row]
+        if not image.isnan().any():
+            # Smoothly: blocks of 8 × 8 pixels hide from the eye what they show. Single images are written as they are.
+            tile = to_pil(image).convert("RGB").resize((cell, cell), Image.Resampling.BICUBIC)
+            canvas.paste(tile, (x, y))
+        if i in framed:
+            draw.rectangle((x - 3, y - 3, x + cell + 2, y + cell + 2), outline=_FRAME, width=3)
+        if i < len(captions):
+            small = _fitting(captions[i], _CAPTION, step)
+            draw.text((x + cell / 2, y + cell + 5), captions[i], fill="black", font=small, anchor="mt")
     for row, text in enumerate(row_labels[:rows]):
-        draw.text((left - 8, top + _GAP + row * step + cell / 2), text, fill="black", font=font, anchor="rm")
+        middle = top + gap + row * step + under[row] + cell / 2
+        draw.text((left - 8, middle), text, fill="black", font=font, anchor="rm")
     for column, text in enumerate(column_labels[:columns]):
-        draw.text((left + _GAP + column * step + cell / 2, top - 6), text, fill="black", font=font, anchor="mb")
+        fitting = _fitting(text, text_height, step)
+        draw.text((left + gap + column * step + cell / 2, top - 6), text, fill="black", font=fitting, anchor="mb")
     return canvas
+
+
+def _fitting(text: str, height: int, width: int) -> Any:
+    """A font of at most this height in which the text is not wider than `width`, down to 8 pixels."""
+    while (font := ImageFont.load_default(size=height)).getlength(text) > width and height > 8:
+        height -= 1
+    return font
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a picture as PNG, whole or not at all."""
+    with replacing(path) as aside:
+        picture.save(aside, format="PNG")
+
+
+def save_animation(frames: Sequence[Image.Image], path: Path, milliseconds: int = 80) -> None:
+    """Frames as an animation without end, WebP (lossless) or GIF by the path's suffix."""
+    kind = path.suffix[1:].upper()
+    if kind not in ("WEBP", "GIF"):
+        raise SpheregenError(f"{path}: an animation is a .webp or .gif")
+    options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {"disposal": 2}
+    with replacing(path) as aside:
+        first, *rest = frames
+        first.save(aside, kind, save_all=True, append_images=rest, duration=milliseconds, loop=0, **options)
 
 
 def class_grid(model: SphereModel, sample: Callable[..., Tensor], seed: int = 0) -> Image.Image:

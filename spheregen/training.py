@@ -107,6 +107,12 @@ class Trainer:
             self.run.begin(self.recipe)
         self.accelerator.wait_for_everyone()
         self._resume()
+        if self.run.model.is_file():
+            if self.step >= self.total_steps:
+                return True
+            if not self.step:
+                raise RunError(f"{self.run.path}: holds a finished model and no checkpoint to go on from; "
+                               "name another folder with --run")  # fmt: skip
         self._event("train_start")
         options = self.recipe.training
         log_every, sample_every, checkpoint_every = (

@@ -219,6 +219,20 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(tiny: Callable[..., Recipe
     assert older.name == "step-00000008"
 
 
+def test_a_finished_model_is_not_lost(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = tiny()
+    folder = spheregen.train(recipe, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*") if path.is_file()}
+    assert Trainer(recipe, folder.path).fit()  # finished: there is nothing to do
+    assert {path: path.stat().st_mtime_ns for path in before if path != folder.recipe} == {
+        path: time for path, time in before.items() if path != folder.recipe
+    }
+    shutil.rmtree(folder.path / "checkpoints")
+    with pytest.raises(RunError, match="holds a finished model and no checkpoint to go on from"):
+        Trainer(recipe, folder.path).fit()
+    assert state_of(folder.path)
+
+
 def test_another_recipe_does_not_take_a_runs_place(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
     spheregen.train(tiny(), tmp_path / "run")
     before = (tmp_path / "run" / "recipe.toml").read_bytes()

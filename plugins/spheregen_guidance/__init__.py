@@ -21,7 +21,8 @@ Pass = Callable[[Tensor, Tensor | None], Tensor]
 def guided(network: Pass, x: Tensor, labels: Tensor, null_label: int, scale: float) -> Tensor:
     """Algorithm 1: uncond + scale·(cond − uncond), both branches in one batch of 2B."""
     null = torch.full_like(labels, null_label)
-    cond, uncond = network(torch.cat([x, x]), torch.cat([labels, null])).chunk(2)
+    both = network(torch.cat([x, x]), torch.cat([labels, null]))
+    cond, uncond = both[: x.shape[0]], both[x.shape[0] :]  # not chunk(2): torch.export would fix the batch's size
     return uncond + scale * (cond - uncond)
 
 

@@ -8,7 +8,24 @@ from collections.abc import Sequence
 
 import typer
 
-from spheregen.cli import bench, import_, plugins, recipes, reconstruct, sample, train
+from spheregen.cli import (
+    bench,
+    crossover,
+    evaluate,
+    export,
+    import_,
+    inspect,
+    interpolate,
+    plan,
+    plugins,
+    push,
+    recipes,
+    reconstruct,
+    restyle,
+    sample,
+    sweep,
+    train,
+)
 from spheregen.cli.console import fail, warn
 from spheregen.errors import PluginError, SpheregenError
 from spheregen.registry import ENVIRONMENT, registry
@@ -22,9 +39,18 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("sample")(sample.sample)
+app.command("evaluate")(evaluate.evaluate)
+app.command("sweep")(sweep.sweep)
 app.command("bench")(bench.bench)
+app.command("plan")(plan.plan)
 app.command("reconstruct")(reconstruct.reconstruct)
+app.command("interpolate")(interpolate.interpolate)
+app.command("crossover")(crossover.crossover)
+app.command("restyle")(restyle.restyle)
+app.command("inspect")(inspect.inspect)
 app.command("import")(import_.import_)
+app.command("export")(export.export)
+app.command("push")(push.push)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(recipes.app, name="recipes")
 

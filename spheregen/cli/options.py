@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pydantic
@@ -11,6 +15,8 @@ from spheregen.errors import SpheregenError, suggest
 from spheregen.registry import registry
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from spheregen.interfaces import Sampler
     from spheregen.model import SphereModel
 
@@ -27,6 +33,30 @@ def pick_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise SpheregenError(f"--device {name}: {str(error).splitlines()[0]}") from None
     return name
+
+
+IMAGE_HELP = "An image file of any size and mode, or test:N or train:N for the data set's N-th (from 0)."
+
+
+def pick_images(model: SphereModel, names: Sequence[str | Path]) -> Tensor:
+    """Images by file, or by split and number in the recipe's data (test:7): float [n, C, S, S] in [0, 1]."""
+    import torch
+
+    from spheregen.images import read_image
+
+    assert model.recipe is not None
+    spec, found = model.shape.image, []
+    sources = {"train": cache(model.recipe.data.build), "test": cache(model.recipe.held_out)}
+    for name in map(str, names):
+        numbered = re.fullmatch(r"(train|test):(\d+)", name)
+        if not numbered:
+            found.append(read_image(name, spec.size, spec.channels))
+            continue
+        source, number = sources[numbered[1]](), int(numbered[2])
+        if number >= len(source):
+            raise SpheregenError(f"{name}: the {numbered[1]} split has the images 0 to {len(source) - 1}")
+        found.append(source[number][0])
+    return torch.stack(found).float() / 255
 
 
 def pick_sampler(model: SphereModel, name: str | None, settings: list[str]) -> Sampler:

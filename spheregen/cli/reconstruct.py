@@ -8,11 +8,12 @@ import typer
 from rich.markup import escape
 
 from spheregen.cli.console import find_run, say
+from spheregen.cli.options import IMAGE_HELP, pick_device, pick_images
 
 
 def reconstruct(
     run: Path | None = typer.Argument(None, help="A run folder; the newest under runs/ where none is named."),
-    images: list[Path] = typer.Option([], "--image", help="An image file of any size and mode; repeat for more."),
+    images: list[str] = typer.Option([], "--image", metavar="IMAGE", help=f"{IMAGE_HELP} Repeat for more."),
     count: int = typer.Option(8, min=1, help="Without --image: so many images of the data set's test split."),
     out: Path | None = typer.Option(None, help="The picture to write; one in the run's samples/ where not given."),
     device: str = typer.Option("auto", help="cpu, cuda, mps, …; auto takes what there is."),
@@ -22,25 +23,19 @@ def reconstruct(
     import torch
 
     from spheregen import checkpoint, generation, pictures
-    from spheregen.cli.options import pick_device
-    from spheregen.images import read_image
 
     folder = find_run(run)
     model = checkpoint.load(folder, device=pick_device(device), trust_plugins=trust_plugins)
     assert model.recipe is not None
-    image = model.shape.image
-    if images:
-        originals = torch.stack([read_image(path, image.size, image.channels) for path in images])
-    else:
-        source = model.recipe.held_out()
-        picks = torch.linspace(0, len(source) - 1, min(count, len(source))).round().long().tolist()
-        originals = torch.stack([source[i][0] for i in picks])
-    originals = originals.float() / 255
+    if not images:
+        total = len(model.recipe.held_out())
+        picks = torch.linspace(0, total - 1, min(count, total)).round().long().tolist()
+        images = [f"test:{i}" for i in picks]
+    originals = pick_images(model, images)
     results = generation.reconstruct(model, originals)
     psnr = -10 * torch.log10((originals - results).square().flatten(1).mean(1).clamp(min=1e-10))
     rows = ["original", "decoded"]
     picture = pictures.grid(torch.cat([originals, results]), len(originals), rows)
     out = out or folder / "samples" / "reconstructions.png"
-    with checkpoint.replacing(out) as aside:
-        picture.save(aside, format="PNG")
+    pictures.save(picture, out)
     say(f"{len(originals)} images, PSNR {psnr.mean():.2f} dB (mean) → {escape(str(out))}")
