@@ -118,9 +118,16 @@ def test_every_orientation_is_turned_upright(tmp_path: Path, orientation: int) -
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (7, 9000), (3, 2)])
-def test_any_size_and_aspect_goes_in(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_any_size_and_aspect_goes_in(tmp_path: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A long image is cut to its middle before it is scaled, so that a strip does not become larger than memory."""
     Image.new("L", size, 77).save(tmp_path / "strip.png")
+    resize = Image.Image.resize
+
+    def watched(image: Image.Image, to: tuple[int, int], *more: object) -> Image.Image:
+        assert max(to) <= 32 * 64
+        return resize(image, to, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
     pixels = read_image(tmp_path / "strip.png", 64, 3)
     assert pixels.shape == (3, 64, 64)
     assert pixels.unique().tolist() == [77]

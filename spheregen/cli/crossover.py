@@ -66,6 +66,5 @@ def crossover(
     picture = pictures.grid(tiles.flatten(0, 1), columns, list(masks), heads, framed=framed)
     out = out or folder / "samples" / f"crossover-{tag(first)}-{tag(second)}.png"
     pictures.save(picture, out)
-    say(
-        f"{count} seams, {steps} steps, r {strength:g}, γ {gamma:g}, guidance {cfg:g}, seed {seed} → {escape(str(out))}"
-    )
+    how = f"{steps} steps, r {strength:g}, γ {gamma:g}, guidance {cfg:g}, seed {seed}"
+    say(f"{escape(', '.join(masks))}: {how} → {escape(str(out))}")
