@@ -46,23 +46,21 @@ RESERVED = 0.08  # of a device's memory: its context, the kernels' workspaces, f
 
 @dataclass(frozen=True)
 class Step:
-    """What one training step on `images` images needs.
-
-    flops: of forward and backward passes. activations: bytes kept for the backward pass.
-    """
+    """What one training step needs. flops: of forward and backward passes. activations: bytes kept for the latter."""
 
     flops: int
     activations: int
-    images: int
 
 
 def measure_step(recipe: Recipe, images: int, bf16: bool, checkpointing: bool) -> Step:
     """Run a training step of the recipe on fake tensors."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    objective = fake_objective(recipe, checkpointing, mode)
-    model = objective.model
+    return measure(*fake_objective(recipe, checkpointing), images, bf16)
+
+
+def measure(objective: Objective, mode: FakeTensorMode, images: int, bf16: bool) -> Step:
+    """Run a training step of an objective from `fake_objective`."""
     with mode:
-        shape = model.shape
+        shape = objective.model.shape
         x = torch.empty(images, shape.image.channels, shape.image.size, shape.image.size)
         labels = torch.zeros(images, dtype=torch.int64)
         one = torch.empty(images)
@@ -85,11 +83,12 @@ def measure_step(recipe: Recipe, images: int, bf16: bool, checkpointing: bool) -
             loss.backward()
 
         flops = count_flops(step)
-        return Step(flops, sum(t.untyped_storage().nbytes() for t in kept.values()), images)
+        return Step(flops, sum(t.untyped_storage().nbytes() for t in kept.values()))
 
 
-def fake_objective(recipe: Recipe, checkpointing: bool, mode: FakeTensorMode) -> Objective:
-    """The recipe's objective with networks that have shapes alone, to be used under `mode`."""
+def fake_objective(recipe: Recipe, checkpointing: bool = False) -> tuple[Objective, FakeTensorMode]:
+    """The recipe's objective with networks that have shapes alone, and the mode that it is to be used under."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
     section = recipe.perceptual
     with torch.random.fork_rng(devices=[]):
         # Made for real: a change of memory format, which its constructor may ask for, is nothing for fake tensors.
@@ -104,12 +103,11 @@ def fake_objective(recipe: Recipe, checkpointing: bool, mode: FakeTensorMode) ->
     for name, scale in (("encoder", recipe.training.encoder_lr_scale), ("decoder", 1.0)):
         trainable(model, name, scale)
     prepare_blocks(model, compiled=False, checkpointed=checkpointing)
-    return Objective(model, recipe.conditioner.build(), recipe.objective, perceptual).train()
+    return Objective(model, recipe.conditioner.build(), recipe.objective, perceptual).train(), mode
 
 
-def parameters(recipe: Recipe) -> dict[str, int]:
+def parameters(objective: Objective) -> dict[str, int]:
     """Parameters by part; `trained` of them move."""
-    objective = fake_objective(recipe, False, FakeTensorMode(allow_non_fake_inputs=True))
     model, perceptual = objective.model, objective.perceptual
     return {
         "encoder": sum(p.numel() for p in model.encoder.parameters()),
@@ -137,12 +135,12 @@ def plan(
     if device not in DEVICES:
         raise SpheregenError(f"--device {device}: {suggest(device, DEVICES)}")
     kind = DEVICES[device]
-    counts = parameters(recipe)
+    steps: dict[bool, list[Step]] = {}
+    for checkpointing in (False, True):
+        objective, mode = fake_objective(recipe, checkpointing)
+        steps[checkpointing] = [measure(objective, mode, images, bf16) for images in (1, 2)]
+    counts = parameters(objective)
     whole = counts["encoder"] + counts["decoder"]
-    steps = {
-        checkpointing: [measure_step(recipe, images, bf16, checkpointing) for images in (1, 2)]
-        for checkpointing in (False, True)
-    }
     flops = steps[False][0].flops
     share = -(-recipe.training.batch_size // (count * recipe.training.accumulate))
     variants = []
@@ -169,7 +167,6 @@ def plan(
                     "total": sum(memory.values()),
                     "fits": sum(memory.values()) <= kind.memory * (1 - RESERVED) * GIB,
                     "largest_batch": max(0, largest),
-                    "flops_per_image": one.flops,
                 }
             )
     images = recipe.training.images
@@ -194,7 +191,7 @@ def plan(
 
 
 # Training images of the published sets that shipped recipes name, for plans where the files are not here.
-PUBLISHED = {"imagenet": 1_281_167, "cifar10": 50_000, "flowers102": 8_189, "fashion-mnist": 60_000, "digits": 1_437}
+PUBLISHED = {"imagenet": 1_281_167, "cifar10": 50_000, "flowers102": 8_189, "fashion-mnist": 60_000}
 
 
 def len_of(recipe: Recipe) -> int | None:

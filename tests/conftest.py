@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from spheregen import Recipe, SphereModel
+from spheregen import Recipe, SphereModel, cli
 from spheregen.checkpoint import RunFolder
 
 TINY = [
@@ -60,6 +60,23 @@ def run(tiny: Callable[..., Recipe], model: SphereModel, tmp_path: Path) -> Path
     folder.begin(tiny())
     folder.save_model(model, {})
     return folder.path
+
+
+Invoke = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """Run a command in this process: exit code, standard output, standard error."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as done:
+            cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(done.value.code or 0), captured.out, captured.err
+
+    return call
 
 
 def state_of(path: Path) -> dict[str, Any]:

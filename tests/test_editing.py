@@ -10,7 +10,7 @@ from typing import Any, cast
 import hypothesis.strategies as st
 import pytest
 import torch
-from conftest import scramble
+from conftest import Invoke, scramble
 from hypothesis import given, settings
 from PIL import Image
 from spheregen_guidance import ComboGuidance, NoGuidance
@@ -18,7 +18,7 @@ from spheregen_samplers import DecaySampler, FixedSampler
 from torch import Tensor
 
 import spheregen
-from spheregen import Recipe, SphereModel, cli, editing, pictures, rng, sphere
+from spheregen import Recipe, SphereModel, editing, pictures, rng, sphere
 from spheregen.generation import Step, generate
 
 
@@ -374,22 +374,6 @@ def test_animations_hold_their_frames(tmp_path: Path, kind: str) -> None:
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------
-
-Invoke = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    """Run a command in this process: exit code, standard output, standard error."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as done:
-            cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(done.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 def test_interpolate_writes_a_picture_and_an_animation(invoke: Invoke, run: Path) -> None:

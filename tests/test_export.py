@@ -21,7 +21,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import TINY, scramble
+from conftest import TINY, Invoke, scramble
 from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from torch import Tensor
@@ -222,22 +222,6 @@ def test_guidance_that_one_step_cannot_have_is_refused(model: SphereModel, tmp_p
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def invoke(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command in this process: exit code, standard output, standard error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as done:
-            cli.main(arguments)
-        captured = capsys.readouterr()
-        return int(done.value.code or 0), captured.out, captured.err
-
-    return call
-
-
-Invoke = Callable[..., tuple[int, str, str]]
 
 
 def front_matter(card: str) -> dict[str, Any]:

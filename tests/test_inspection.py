@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import scramble
+from conftest import Invoke, scramble
 from PIL import Image
 from scipy import stats
 from torch import Tensor
 
 import spheregen
-from spheregen import ImageSpec, ModelShape, Recipe, SphereModel, cli, inspection_pictures, sphere, uniformity
+from spheregen import ImageSpec, ModelShape, Recipe, SphereModel, inspection_pictures, sphere, uniformity
 from spheregen.copies import find_copies, nearest, pixels
 from spheregen.inspection import inspect_latents, labels_of
 
@@ -327,22 +327,6 @@ def test_uniform_latents_pass(tiny: Callable[..., Recipe]) -> None:
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as done:
-            cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(done.value.code or 0), captured.out, captured.err
-
-    return call
-
-
-Invoke = Callable[..., tuple[int, str, str]]
 
 
 def test_inspect_writes_pictures_and_json(invoke: Invoke, run: Path) -> None:

@@ -11,7 +11,7 @@ from conftest import TINY
 
 from spheregen import Recipe, SpheregenError, SphereModel, cli
 from spheregen.flops import count_flops
-from spheregen.planning import DEVICES, measure_step, parameters, plan
+from spheregen.planning import DEVICES, fake_objective, measure_step, parameters, plan
 from spheregen.training import Trainer
 
 
@@ -63,12 +63,12 @@ def test_activations_are_those_that_a_real_step_keeps(tiny: Callable[..., Recipe
 
 
 def test_parameters_are_counted_without_memory() -> None:
-    counts = parameters(Recipe.read("digits"))
+    counts = parameters(fake_objective(Recipe.read("digits"))[0])
     model = SphereModel.from_recipe(Recipe.read("digits"))
     assert counts["encoder"] == sum(p.numel() for p in model.encoder.parameters())
     assert counts["trained"] == sum(p.numel() for p in model.parameters())
     assert counts["perceptual"] == 0
-    frozen = parameters(Recipe.read("digits", ["training.encoder_lr_scale=0"]))
+    frozen = parameters(fake_objective(Recipe.read("digits", ["training.encoder_lr_scale=0"]))[0])
     assert frozen["trained"] == frozen["decoder"]
 
 

@@ -23,14 +23,14 @@ def reconstruct(
     import torch
 
     from spheregen import checkpoint, generation, pictures
+    from spheregen.reference import spaced
 
     folder = find_run(run)
     model = checkpoint.load(folder, device=pick_device(device), trust_plugins=trust_plugins)
     assert model.recipe is not None
     if not images:
         total = len(model.recipe.held_out())
-        picks = torch.linspace(0, total - 1, min(count, total)).round().long().tolist()
-        images = [f"test:{i}" for i in picks]
+        images = [f"test:{i}" for i in spaced(total, min(count, total)).tolist()]
     originals = pick_images(model, images)
     results = generation.reconstruct(model, originals)
     psnr = -10 * torch.log10((originals - results).square().flatten(1).mean(1).clamp(min=1e-10))
