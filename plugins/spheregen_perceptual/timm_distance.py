@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any, Literal
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +40,8 @@ class TimmDistance(FrozenDistance, name="timm"):
 
     @staticmethod
     def network(options: Options) -> nn.Module:
+        import timm  # slow to import
+
         return timm.create_model(options.model, features_only=options.layers == "features")
 
     def features(self, images: Tensor) -> list[Tensor]:
