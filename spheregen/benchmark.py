@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -84,7 +84,7 @@ def benchmark(
 ) -> dict[str, Any]:
     """Measure a recipe. Nothing else should run on the machine.
 
-    sampling: pairs of steps and guidance scale. baseline: run the plain implementation beside it; share: let its losses
+    sampling: pairs of steps and guidance scale, in the precision that the recipe trains in. baseline: run the plain implementation beside it; share: let its losses
     share their decodings. Rates are images a second, times seconds a training step, memory bytes of the process (of the
     GPU's allocator where there is one).
     """
@@ -222,10 +222,11 @@ def _sampling(
     conditional = model.shape.num_classes > 0
     labels = torch.arange(samples) % model.shape.num_classes if conditional else None
     guidance = scale if conditional else None
+    precision: Literal["fp32", "bf16"] = "bf16" if trainer.accelerator.mixed_precision == "bf16" else "fp32"
 
     def ours() -> None:
         sample(model, labels, count=samples, steps=steps, guidance=guidance, position="combo" if conditional else None,
-               batch_size=samples)  # fmt: skip
+               batch_size=samples, precision=precision)  # fmt: skip
 
     other: Callable[[], object] | None = None
     if plain and labels is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -111,21 +111,27 @@ def sample(
     seed: int = 0,
     first: int = 0,
     batch_size: int = 256,
+    precision: Literal["fp32", "bf16"] = "fp32",
 ) -> Tensor:
-    """New images: float [B, C, H, W] in [0, 1], on the CPU.
+    """New images: float32 [B, C, H, W] in [0, 1], on the CPU.
 
     labels: a class an image; the null class (`model.shape.null_label`) asks for none. An unconditional model takes
     `count` instead. steps, guidance (scale), position (a conditioner's name: latent, pixel, combo, none) and sampler
     are the recipe's where not given. Image i depends only on the seed, its number `first + i` and its label, not on
-    the batch.
+    the batch. precision: bf16 multiplies matrices in it, which is faster where the device has it natively; images then
+    differ by about 1/256 a step and depend, as little, on the batch.
     """
-    batches = [
-        steps_[-1].images.cpu()
-        for steps_ in sample_steps(
-            model, labels, count=count, steps=steps, guidance=guidance, position=position, sampler=sampler, seed=seed,
-            first=first, batch_size=batch_size,
-        )
-    ]  # fmt: skip
+    if precision not in ("fp32", "bf16"):
+        raise SpheregenError(f"precision: expected fp32 or bf16, got {precision!r}")
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        batches = [
+            steps_[-1].images.float().cpu()
+            for steps_ in sample_steps(
+                model, labels, count=count, steps=steps, guidance=guidance, position=position, sampler=sampler,
+                seed=seed, first=first, batch_size=batch_size,
+            )
+        ]  # fmt: skip
     return torch.cat(batches)
 
 

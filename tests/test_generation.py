@@ -235,3 +235,15 @@ def test_guidance_can_be_moved_and_scaled(model: SphereModel) -> None:
     assert conditioner_for(model, 1.4, "pixel").name == "pixel"
     assert conditioner_for(model, 1.4, "pixel").options.scale == 1.4
     assert conditioner_for(model, 2.0).options.scale == 2.0
+
+
+def test_bf16_images_are_nearly_those_of_float32(model: SphereModel) -> None:
+    exact, near = (
+        spheregen.sample(model, [0, 1, 2], steps=2, seed=5, precision=precision)  # type: ignore[arg-type]
+        for precision in ("fp32", "bf16")
+    )
+    assert near.dtype == torch.float32
+    assert not torch.equal(exact, near)
+    torch.testing.assert_close(near, exact, atol=0.05, rtol=0)
+    with pytest.raises(spheregen.SpheregenError, match="precision: expected fp32 or bf16, got 'fp8'"):
+        spheregen.sample(model, [0], precision="fp8")  # type: ignore[arg-type]
