@@ -84,9 +84,9 @@ def benchmark(
 ) -> dict[str, Any]:
     """Measure a recipe. Nothing else should run on the machine.
 
-    sampling: pairs of steps and guidance scale, in the precision that the recipe trains in. baseline: run the plain implementation beside it; share: let its losses
-    share their decodings. Rates are images a second, times seconds a training step, memory bytes of the process (of the
-    GPU's allocator where there is one).
+    sampling: pairs of steps and guidance scale, in the precision that the recipe trains in. baseline: run the plain
+    implementation beside it; share: let its losses share their decodings. Rates are images a second, times seconds a
+    training step, memory bytes of the process (of the GPU's allocator where there is one).
     """
     plain = baseline_module() if baseline else None
     with tempfile.TemporaryDirectory() as folder:
