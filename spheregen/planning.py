@@ -17,8 +17,9 @@ from spheregen.errors import SpheregenError, suggest
 from spheregen.flops import count_flops
 from spheregen.model import SphereModel
 from spheregen.objective import Draws, Objective
+from spheregen.optimization import trainable
 from spheregen.recipe import Recipe
-from spheregen.training import prepare_blocks, trainable
+from spheregen.training import prepare_blocks
 
 GIB = 2**30
 

@@ -138,8 +138,16 @@ class TrainingSection(Options):
     """Probability of a horizontal flip."""
     workers: int = Field(0, ge=0)
     """Processes that decode images, beside each training process."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """What several processes hold: ddp, the whole model each; fsdp, a share each of weights, gradients, optimizer and
+    average, for models that do not fit otherwise."""
+    spike_factor: float = Field(10.0, ge=0)
+    """A step is skipped whose gradient norm or loss is above this times its median over the last `spike_window` steps;
+    0 skips only those that are not finite."""
+    spike_window: int = Field(100, gt=0)
+    """Steps of which the median is taken; until there were so many, only those that are not finite are skipped."""
     max_skipped: int = Field(10, ge=0)
-    """Steps in a row with a gradient that is not finite, each skipped, before training stops."""
+    """Steps skipped in a row before training stops. Looked at when metrics are logged and checkpoints saved."""
     log_images: int = Field(5_000, gt=0)
     """Images between two lines of metrics.jsonl."""
     sample_images: int = Field(100_000, gt=0)
@@ -159,6 +167,8 @@ class TrainingSection(Options):
             raise ValueError(f"accumulate: {self.accumulate} does not divide batch_size {self.batch_size}")
         if self.final_weights == "ema" and self.ema == 0:
             raise ValueError("final_weights: 'ema' needs ema > 0")
+        if 0 < self.spike_factor <= 1:
+            raise ValueError(f"spike_factor: {self.spike_factor} would skip half of all steps; give more than 1, or 0")
         return self
 
     def total_steps(self, dataset: int) -> int:
