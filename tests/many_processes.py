@@ -1,5 +1,6 @@
 """Run by test_processes under torchrun: trainings one after another on the same processes, as a JSON file lists them.
 
+They begin with random weights in place of zeros, to which batch statistics would be ill-conditioned.
 Each is {"run": folder, "overrides": [...]} and may have "stop": n, which the main process alone wishes at step n, and
 "gradients": true, which only takes the first step's gradients and puts them into the folder.
 """
@@ -11,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conftest import TINY
+from accelerate.state import AcceleratorState
+from conftest import TINY, scramble
 from safetensors.torch import save_file
 from test_training import StopAt, first_gradients
 
@@ -26,6 +28,7 @@ def do(job: dict[str, Any]) -> None:
             Path(job["run"]).mkdir()
             save_file(gradients, Path(job["run"]) / "gradients.safetensors")
         return
+    scramble(trainer.model)
     hook = StopAt(job.get("stop", -1))
     registry.register(hook)
     finished = trainer.fit()
@@ -36,3 +39,4 @@ def do(job: dict[str, Any]) -> None:
 
 for job in json.loads(Path(sys.argv[1]).read_text()):
     do(job)
+    AcceleratorState._reset_state()  # it remembers the precision

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, state_of
+from conftest import TINY, scramble, state_of
 from safetensors.torch import load_file
 from test_training import ENVIRONMENT, HERE, StopAt, first_gradients, metrics_of, same
 
@@ -53,7 +53,9 @@ def alone(run: Path, *overrides: str, stop: int | None = None) -> None:
     """Train on this one process, which may be stopped after a step."""
     hook = StopAt(stop or -1)
     registry.register(hook)
-    assert Trainer(tiny_recipe(*overrides), run).fit() == (stop is None)
+    trainer = Trainer(tiny_recipe(*overrides), run)
+    scramble(trainer.model)
+    assert trainer.fit() == (stop is None)
     registry.unregister(hook)
 
 
@@ -79,7 +81,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torchrun(HERE / "many_processes.py", folder / "jobs.json", processes=processes)
 
     alone(folder / "alone", *FULL)
-    alone(folder / "changing", *FULL, stop=3)
+    alone(folder / "changing", *FULL, stop=4)
     launch(
         2,
         # With several processes, all hear the wish to stop a step later.
@@ -89,7 +91,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"run": "bf16-fsdp", "overrides": [*FULL, "training.precision=bf16", "training.images=64", fsdp]},
     )
     assert [path.name for path in RunFolder(folder / "changing").checkpoints()] == ["step-00000006", "step-00000004"]
-    alone(folder / "changing", *FULL, stop=7)
+    alone(folder / "changing", *FULL, stop=8)
     launch(
         4,
         {"run": "changing", "overrides": [*FULL]},
@@ -114,21 +116,21 @@ def test_processes_make_the_gradient_of_one(
     assert found.keys() == expected.keys()
     assert len(expected) > 50
     for parameter, gradient in expected.items():
-        torch.testing.assert_close(found[parameter], gradient, atol=2e-6, rtol=1e-3)
+        torch.testing.assert_close(found[parameter], gradient, atol=5e-6, rtol=1e-3)
 
 
 def alike(one: Path, other: Path) -> None:
     """Two runs have the same loss curve and weights within float error."""
-    lines = metrics_of(one), metrics_of(other)
-    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
-    for line, found in zip(*lines, strict=True):
+    ours, theirs = metrics_of(one), metrics_of(other)
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for line, same_line in zip(ours, theirs, strict=True):
         for term in ("loss", "reconstruction_l1", "consistency_l1", "latent_consistency", "gradient_norm", "lr"):
-            assert found[term] == pytest.approx(line[term], rel=1e-3), (line["step"], term)
-        assert found["skipped_steps"] == 0
+            assert same_line[term] == pytest.approx(line[term], rel=1e-3), (line["step"], term)
+        assert same_line["skipped_steps"] == 0
     expected, found = state_of(one), state_of(other)
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, atol=2e-4, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(found[name], tensor, atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("other", ["ddp-2", "fsdp-2", "ddp-4", "fsdp-4"])
@@ -168,7 +170,7 @@ def test_a_sharded_checkpoint_is_safetensors_and_can_be_sampled(runs: Path, tmp_
     for path in newest.iterdir():
         if path.name != "ema-2-of-2.safetensors":
             (under_way / "checkpoints" / newest.name / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(spheregen.RunError, match="parts of ema.* are missing"):
+    with pytest.raises(spheregen.RunError, match=r"parts of ema.* are missing"):
         spheregen.load(under_way)
 
 
