@@ -55,8 +55,11 @@ def test_too_many_in_a_row_are_told_with_what_was_usual() -> None:
     for norm in (1.0, 2.0, 50.0, 50.0, 1.0, 60.0, 70.0, 80.0):
         judge(guard, norm)
     assert guard.read(limit=3, where="runs/x: step 8") == (3, 5)
-    with pytest.raises(RunError, match=r"^runs/x: step 8: 3 steps in a row were skipped, the last with gradient norm 80 "
-                       r"and loss 1 \(usual: 1 and 1\); .*training\.spike_factor$"):  # fmt: skip
+    told = (
+        r"^runs/x: step 8: 3 steps in a row were skipped, the last with gradient norm 80 and loss 1 "
+        r"\(usual: 1 and 1\); .*training\.spike_factor$"
+    )
+    with pytest.raises(RunError, match=told):
         guard.read(limit=2, where="runs/x: step 8")
 
 
