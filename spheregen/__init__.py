@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     )
     from spheregen.model import SphereModel
     from spheregen.objective import Objective
+    from spheregen.packing import pack
     from spheregen.recipe import Recipe
+    from spheregen.shard_index import Shard, ShardIndex
     from spheregen.training import Trainer, train
 
 __version__ = "0.1.0"
@@ -76,6 +78,9 @@ _LAZY = {
     "SphereModel": "model",
     "Objective": "objective",
     "Recipe": "recipe",
+    "pack": "packing",
+    "Shard": "shard_index",
+    "ShardIndex": "shard_index",
     "load": "checkpoint",
     "Trainer": "training",
     "train": "training",
@@ -117,6 +122,8 @@ __all__ = [
     "Regularizer",
     "RunError",
     "Sampler",
+    "Shard",
+    "ShardIndex",
     "SphereModel",
     "SpheregenError",
     "Step",
@@ -133,6 +140,7 @@ __all__ = [
     "inspect_latents",
     "interpolate",
     "load",
+    "pack",
     "pretrained",
     "push",
     "read_image",
