@@ -46,7 +46,7 @@ class ImageFolder(spheregen.ImageSource, name="image-folder"):
         on_error: Literal["refuse", "skip"] = "refuse"
         """At an unreadable file: refuse stops; skip takes the next readable one of its class."""
         draft: bool = False
-        """Let the JPEG decoder halve large photos: several times faster, pixels slightly other than ADM's."""
+        """Let the JPEG decoder halve large photos: several times faster, pixels not quite ADM's."""
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)

@@ -61,7 +61,7 @@ def pack(
     from spheregen.packing import pack as write
 
     section = data_section(images, set_)
-    skip = (on_error or getattr(section.options, "on_error", "refuse")) == "skip"
+    at_fault = on_error or getattr(section.options, "on_error", None)
     packing = Packing(
         stored="keep" if keep else format_.value,
         quality=quality,
@@ -69,7 +69,7 @@ def pack(
         shard_images=shard_images,
         shuffle=shuffle,
         seed=seed,
-        skip=skip,
+        skip=at_fault == Unreadable.skip,
         workers=workers,
     )
     sources = splits(section)
