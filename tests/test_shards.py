@@ -326,6 +326,27 @@ def test_an_address_reads_as_the_folder_does(packed: Path, remote: str, fetched:
     assert torch.equal(shards_of(f"file://{packed}")[3][0], local[3][0])
 
 
+def test_of_several_workers_one_fetches(
+    packed: Path, remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = tmp_path / "notes"
+    kind: Any = type(fsspec.filesystem("memory"))
+    get = kind.get_file
+
+    def noted(self: Any, path: str, *arguments: Any, **options: Any) -> Any:
+        with open(notes, "a") as file:  # shared by all processes
+            file.write(path.rsplit("/", 1)[1] + "\n")
+        return get(self, path, *arguments, **options)
+
+    monkeypatch.setattr(kind, "get_file", noted)
+    far = shards_of(remote, cache=str(tmp_path / "cache"))
+    batches = training_batches(far, 0, Slices(6), 0, 2, False)
+    for _ in range(9):
+        next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    assert sorted(notes.read_text().split()) == sorted(path.name for path in packed.glob("*.tar"))
+
+
 def test_the_cache_keeps_within_its_bound(packed: Path, remote: str, fetched: list[str], tmp_path: Path) -> None:
     length = (packed / "train-000000.tar").stat().st_size
     cache = tmp_path / "cache"
