@@ -103,10 +103,10 @@ def test_a_folder_in_shards_is_the_folder(folder: Path, tmp_path: Path, packing:
     assert packing.shuffle != (shards_of(tmp_path / "out").labels.tolist() == splits["train"].labels.tolist())
 
 
-def test_digits_in_shards_are_digits(tmp_path: Path) -> None:
-    packing = Packing(shard_images=500)
-    pack({"train": Digits(Digits.Options())}, tmp_path / "out", packing)
-    assert_equal(digits_in(tmp_path / "out"), Digits(Digits.Options()), packing)
+def test_digits_in_shards_are_digits(digits: Path) -> None:
+    for split in ("train", "test"):
+        source = Digits(Digits.Options.model_validate({"split": split}))
+        assert_equal(digits_in(digits, split=split), source, Packing())
 
 
 def test_webdataset_reads_the_shards(packed: Path) -> None:
