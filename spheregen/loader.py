@@ -1,8 +1,8 @@
 """The order of the training images, and the draws of each step: both follow from the seed and the step alone.
 
 Step u of a run with batch size B trains on positions u·B … u·B + B − 1 of an endless sequence in which every epoch is
-a new permutation of the data set, as its source orders it. Each accumulation step of each process takes its own slice of those positions, so
-that the union over processes is the same however many there are.
+a new permutation of the data set, as its source orders it. Each accumulation step of each process takes its own slice
+of those positions, so that the union over processes is the same however many there are.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def pack(
         metavar="RECIPE_OR_FOLDER",
         help="A recipe, whose data are packed, or a folder of images (image-folder; its options by --set).",
     ),
-    out: Path = typer.Argument(help="The folder to make."),
+    out: Path = typer.Argument(metavar="OUT", help="The folder to make."),
     set_: list[str] = typer.Option([], "--set", metavar="SECTION.KEY=VALUE", help="Change a setting of the recipe."),
     format_: Format = typer.Option(Format.png, "--format", help="png keeps every pixel; jpg is smaller."),
     quality: int = typer.Option(95, min=1, max=95, help="Of jpg."),
