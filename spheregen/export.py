@@ -57,9 +57,8 @@ class LatentEncoder(nn.Module):
 
 
 class Network(nn.Module):
-    """A network as Algorithm 1 calls it, with nothing of the sphere or of guidance inside: the decoder, latents
-    [B, N, D] -> images [B, C, H, W] in [-1, 1] (Eq. 2), or the encoder with its regularizer, the other way (z of Eq. 1).
-    """
+    """A network as Algorithm 1 calls it, without the sphere or guidance: the decoder, latents [B, N, D] -> images
+    [B, C, H, W] in [-1, 1] (Eq. 2), or the encoder with its regularizer, the other way (z of Eq. 1)."""
 
     def __init__(self, model: SphereModel, part: str) -> None:
         super().__init__()
@@ -214,7 +213,6 @@ def _write_parts(parts: dict[str, Part], about: dict[str, Any], folder: Path) ->
     about = about | told | {"largest_difference": differences}
     (folder / ABOUT).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return differences
-
 
 
 def _conditioner(model: SphereModel, guidance: float | None, position: str | None) -> Conditioner | None:

@@ -207,7 +207,7 @@ function listen() {
 async function start() {
   tell("Loading …", 0);
   if (typeof WebAssembly !== "object") throw new Error("This browser has no WebAssembly, or it is switched off: the model cannot run here.");
-  const answer = await fetch("studio.json").catch(() => null);
+  const answer = await fetch("studio.json", { cache: "no-cache" }).catch(() => null);
   if (!answer?.ok) throw new Error("studio.json cannot be fetched: the page's folder is not whole.");
   model = await answer.json();
   fill();

@@ -22,7 +22,9 @@ export class Networks {
       loaded[path] = bytes;
       onProgress(Object.values(loaded).reduce((a, b) => a + b, 0) / total);
     };
-    return this.ask({ kind: "load", files: networks });
+    return this.ask({ kind: "load", files: networks }).finally(() => {
+      this.onProgress = () => {}; // a file that fails does not end the others
+    });
   }
 
   /** D(v, y): latents on the sphere, and a label a row or null -> images in [-1, 1]. */

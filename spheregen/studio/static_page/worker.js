@@ -9,7 +9,7 @@ const sessions = {};
 async function fetchFile(path, size) {
   let response;
   try {
-    response = await fetch(here(path));
+    response = await fetch(here(path), { cache: "no-cache" }); // kept, but asked for again: a newer build may be there
   } catch {
     throw new Error(`${path} cannot be fetched: no answer from the server`);
   }
