@@ -36,7 +36,7 @@ if os.environ.get("CI"):
 else:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-PIXEL = 1e-3  # of a pixel in [0, 1]; the promise is 1e-2
+PIXEL = 1e-4  # of a pixel in [0, 1]; the promise is 1e-2
 PATIENCE = 120_000  # milliseconds, for a busy machine
 MODELS = {
     "conditional": ("digits", [*TINY, "conditioner.scale=1.7"]),
@@ -306,7 +306,7 @@ def test_the_browsers_images_are_pytorchs(
     torch.testing.assert_close(found, expected, atol=PIXEL, rtol=0)
     if guidance != 1:
         unguided = torch.tensor(page.evaluate(FLOATS, settings | {"guidance": 1})).view_as(expected)
-        assert (found - unguided).abs().max() > 10 * PIXEL  # the last image asks for no class: nothing to guide
+        assert (found - unguided).abs().max() > 100 * PIXEL  # the last image asks for no class: nothing to guide
         torch.testing.assert_close(found[2], unguided[2], atol=PIXEL, rtol=0)
 
 
@@ -355,7 +355,8 @@ def test_a_visit_by_keyboard(sites: dict[str, Site], browser: playwright.Browser
         page.keyboard.type("16")
         page.keyboard.press("Tab")
         page.keyboard.type("3")
-        page.keyboard.press("Tab")
+        for _ in "guidance", "scale", "noise", "seed":
+            page.keyboard.press("Tab")
         page.keyboard.type("12")
         page.keyboard.press("Enter")
         status(page).to_have_text("16 images, 3 steps.")
@@ -441,7 +442,7 @@ def test_a_folder_that_is_not_whole_is_told(
         (folder / file).write_bytes(content)
     with serving(folder) as address, opened(browser, f"{address}/", quiet=False) as page:
         status(page).to_contain_text(told)
-        playwright.expect(page.locator("#status")).to_have_class("error")
+        playwright.expect(page.locator("#status")).to_have_class("notice error")
         assert page.is_disabled("#generate")
 
 

@@ -52,8 +52,7 @@ def build(run: Path, out: Path, *, runtime: Path | None = None, trust_plugins: b
         with new_folder(built) as aside:
             export.export_networks(model, aside / "model")
             shutil.copytree(PAGE, aside, dirs_exist_ok=True)
-            if STYLE.is_file():
-                shutil.copyfile(STYLE, aside / STYLE.name)
+            shutil.copyfile(STYLE, aside / STYLE.name)
             onnxruntime_web.copy(files, aside / "runtime")
             info = json.dumps(_info(model, source.weights()[1], aside), indent=2, ensure_ascii=False)
             (aside / INFO).write_text(info + "\n", encoding="utf-8")

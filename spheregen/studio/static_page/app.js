@@ -50,7 +50,7 @@ async function generate({ labels = null, count, seed = 0, steps, guidance, posit
 function tell(text, share = null) {
   $("status").textContent = text;
   $("status").classList.remove("error");
-  $("progress").hidden = share === null;
+  $("running").hidden = share === null;
   if (share !== null) $("progress").value = share;
 }
 
@@ -72,7 +72,7 @@ function fill() {
     $("facts").append(term, definition);
   }
   if (model.null_label === null) {
-    for (const field of ["class-field", "scale-field", "position-field"]) $(field).hidden = true;
+    $("class-field").hidden = $("guidance-field").hidden = true;
   } else {
     $("class").append(new Option("every class in turn", EVERY));
     names.forEach((name, label) => $("class").append(new Option(name, label)));
@@ -104,13 +104,14 @@ function asked() {
 function newGrid({ labels, count }) {
   const [, height, width] = model.image_shape;
   $("grid").replaceChildren();
-  $("grid").className = `of-${count}`;
+  $("grid").className = `grid of-${count}`;
+  $("grid").classList.toggle("pixels", width < ENLARGED);
   for (let i = 0; i < count; i++) {
     const figure = document.createElement("figure");
     const canvas = document.createElement("canvas");
     canvas.height = height;
     canvas.width = width;
-    canvas.classList.toggle("small", width < ENLARGED);
+    canvas.className = "picture";
     canvas.setAttribute("role", "img");
     const name = labels ? model.class_names[labels[i]] ?? "no class" : "";
     canvas.setAttribute("aria-label", `image ${i + 1}${name && `: ${name}`}`);
