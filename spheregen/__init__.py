@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from spheregen import pretrained, rng, sphere
     from spheregen.checkpoint import load
     from spheregen.copies import find_copies
-    from spheregen.editing import crossover, interpolate, restyle
+    from spheregen.editing import crossover, interpolate, restyle, vary
     from spheregen.evaluation import evaluate
     from spheregen.export import export_folder, export_onnx
     from spheregen.generation import Step, generate, reconstruct, sample
@@ -54,6 +54,7 @@ _LAZY = {
     "crossover": "editing",
     "interpolate": "editing",
     "restyle": "editing",
+    "vary": "editing",
     "find_copies": "copies",
     "inspect_latents": "inspection",
     "evaluate": "evaluation",
@@ -145,4 +146,5 @@ __all__ = [
     "sphere",
     "suggest",
     "train",
+    "vary",
 ]

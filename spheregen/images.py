@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -19,22 +20,31 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _LONGEST = 32
 
 
-def read_image(path: str | Path, size: int, channels: int) -> Tensor:
+def read_image(
+    path: str | Path | BinaryIO, size: int, channels: int, *, name: str | None = None, megapixels: float | None = None
+) -> Tensor:
     """An image file -> contiguous uint8 [channels, size, size], turned upright, scaled and cropped to its centre.
 
-    Raises DataError that names the file and the reason where it cannot be read.
+    path: a file's path, or an open file that errors call `name`. megapixels: the largest image to read; memory grows
+    with it. Raises DataError that names the file and the reason where it cannot be read.
     """
+    name = name or str(path)
     try:
         with Image.open(path) as file:
+            found = file.width * file.height / 1e6
+            if megapixels is not None and found > megapixels:
+                raise DataError(f"{name}: has {found:.0f} megapixels; expected at most {megapixels:g}, make it smaller")
             image = flatten(ImageOps.exif_transpose(file), channels)
+    except DataError:
+        raise
     except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image that can be read") from None
+        raise DataError(f"{name}: not an image that can be read") from None
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: too large to be read: {error}") from None
+        raise DataError(f"{name}: too large to be read: {error}") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # PIL's readers raise whatever the bytes of a broken file provoke
-        raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
+        raise DataError(f"{name}: cannot be read: {type(error).__name__}: {error}") from None
     return to_tensor(centre_crop(image, size))
 
 
