@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, scramble
+from conftest import TINY, Invoke, scramble
 from PIL import Image
 from scipy.stats import kstest
 from torch import Tensor
@@ -73,9 +73,13 @@ class Site(NamedTuple):
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """A plain web server of this machine, as `python -m http.server`; gives its address."""
+    """A plain web server of this machine, one that knows few types of files; gives its address."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
+        def guess_type(self, path: Any) -> str:
+            types = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+            return types.get(Path(path).suffix, "application/octet-stream")
+
         def log_message(self, *_: object) -> None:
             pass
 
@@ -429,7 +433,7 @@ def test_without_webassembly_a_line_says_so(sites: dict[str, Site], browser: pla
         ("model/encoder.onnx", None, "model/encoder.onnx cannot be fetched: the server answers 404"),
         ("model/decoder.onnx", b"short", "model/decoder.onnx has 5 bytes instead of"),
         ("runtime/ort-wasm-simd-threaded.wasm", None, "ort-wasm-simd-threaded.wasm cannot be fetched"),
-        ("runtime/ort.wasm.min.mjs", None, "worker.js cannot run: a file of runtime/ is missing or damaged"),
+        ("runtime/ort.wasm.min.js", None, "worker.js cannot run: a file of runtime/ is missing or damaged"),
         ("studio.json", None, "studio.json cannot be fetched"),
     ],
 )
@@ -495,6 +499,21 @@ def test_a_former_build_is_replaced_and_nothing_else(run: Path, tmp_path: Path) 
     with pytest.raises(RunError, match=r"recipe.toml: exists already"):
         static.build(run, run / "recipe.toml")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "runs", "site"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_command_writes_the_page(run: Path, files: Path, tmp_path: Path, invoke: Invoke) -> None:
+    out = tmp_path / "site"
+    code, printed, err = invoke("studio", "--static", out, "--runtime", files, run)
+    assert code == 0, err
+    assert f"page → {out}" in printed
+    assert (out / "index.html").is_file()
+    code, _, err = invoke("studio", "--static", out, "--runtime", tmp_path, run)
+    assert code == 1
+    assert f"{tmp_path / 'ort.wasm.min.mjs'}: no such file" in err
+    code, _, err = invoke("studio", "--runtime", files, run)
+    assert code == 1
+    assert "--runtime: is for --static alone" in err
 
 
 @pytest.mark.usefixtures("quick")

@@ -28,6 +28,9 @@ def studio(
     static: Path | None = typer.Option(
         None, help="Do not serve: write a folder with a page that runs in the browser alone, for any web server."
     ),
+    runtime: Path | None = typer.Option(
+        None, help="--static: a folder with onnxruntime-web's files, for machines without npm."
+    ),
     device: str = typer.Option("auto", help="cpu, cuda, mps, …; auto takes what there is."),
     trust_plugins: bool = typer.Option(False, "--trust-plugins", help="Run the plugins that the folder names."),
 ) -> None:  # fmt: skip
@@ -36,8 +39,12 @@ def studio(
     if static is not None:
         from spheregen.studio.static import build
 
-        say(f"page → {escape(str(build(folder, static, trust_plugins=trust_plugins)))}")
+        with console.status("exporting"):
+            page = build(folder, static, runtime=runtime, trust_plugins=trust_plugins)
+        say(f"page → {escape(str(page))}, for any web server: python -m http.server --directory {escape(str(static))}")
         return
+    if runtime is not None:
+        raise SpheregenError("--runtime: is for --static alone; a page that is served runs PyTorch")
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise SpheregenError(f"the studio needs {', '.join(missing)}: pip install 'spheregen[studio]'")
     import uvicorn

@@ -26,7 +26,8 @@ FILES = {
     "ort-wasm-simd-threaded.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
     "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
-WASM = "ort-wasm-simd-threaded.wasm"
+COPIES = {name: name.replace(".mjs", ".js") for name in FILES}  # not every server knows .mjs for JavaScript
+WASM = COPIES["ort-wasm-simd-threaded.wasm"]
 LICENSES = ("LICENSE", "ThirdPartyNotices.txt")
 PATIENCE = 300  # seconds for the download of 33 MB
 
@@ -56,10 +57,10 @@ def find(given: Path | None = None) -> Path:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy FILES and onnxruntime's licences, which its Python package carries, into a new folder."""
+    """Copy FILES, as COPIES, and onnxruntime's licences, which its Python package carries, into a new folder."""
     target.mkdir()
-    for name in FILES:
-        shutil.copyfile(source / name, target / name)
+    for name, renamed in COPIES.items():
+        shutil.copyfile(source / name, target / renamed)
     spec = importlib.util.find_spec("onnxruntime")
     assert spec is not None  # the export has used it
     assert spec.origin is not None

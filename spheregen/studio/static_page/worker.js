@@ -1,6 +1,6 @@
 // The networks, in onnxruntime-web, apart from the page so that it stays alive while they run.
 
-import * as ort from "./runtime/ort.wasm.min.mjs";
+import * as ort from "./runtime/ort.wasm.min.js";
 
 const here = (path) => new URL(path, import.meta.url).href;
 const sessions = {};
@@ -39,7 +39,7 @@ async function load(files) {
     [files.runtime, files.decoder, files.encoder].map(({ path, size }) => fetchFile(path, size)),
   );
   ort.env.wasm.numThreads = 1; // more need cross-origin isolation, which a plain server does not give
-  ort.env.wasm.wasmPaths = { mjs: here("./runtime/ort-wasm-simd-threaded.mjs"), wasm: here(files.runtime.path) };
+  ort.env.wasm.wasmPaths = { mjs: here("./runtime/ort-wasm-simd-threaded.js"), wasm: here(files.runtime.path) };
   ort.env.wasm.wasmBinary = runtime.buffer;
   for (const [i, name] of ["decoder", "encoder"].entries()) {
     sessions[name] = await ort.InferenceSession.create(networks[i], { executionProviders: ["wasm"] });
