@@ -33,7 +33,7 @@ SAMPLERS = ("fixed", "decay")
 LARGEST = 1.5e9  # bytes of weights: WebAssembly has 4 GB for them, their copy while they are loaded, and activations
 
 
-def build(run: Path, out: Path, *, runtime: Path | None = None, trust_plugins: bool = False) -> Path:
+def build(run: str | Path, out: str | Path, *, runtime: Path | None = None, trust_plugins: bool = False) -> Path:
     """Write the page of a run's model, or of one on the hub, into the folder `out`. Returns the folder.
 
     runtime: a folder with onnxruntime-web's files; taken from the cache, or from npm, where not given. A former build

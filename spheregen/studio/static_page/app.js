@@ -16,10 +16,11 @@ let running = null; // what is being generated: a new object each time, so that 
  *
  * labels: a class an image, null_label for none; count takes its place in an unconditional model. What is not given is
  * the model's default. noise and perturbations take the place of the seed's numbers: the Gaussian prior [B, N, D], and
- * the noise of each further step, the last of which is kept. onStep is told {number, pixels} and may return false to stop.
+ * the noise of each further drawing, the last of which is kept. onStep is told {number, pixels}; false stops.
  */
-async function generate({ labels = null, count, seed = 0, steps, guidance, position, sampler, noise, perturbations, onStep }) {
-  const defaults = model.defaults;
+async function generate({ labels = null, count, seed = 0, noise, perturbations, onStep, ...settings }) {
+  const { defaults } = model;
+  const { steps, guidance, position, sampler } = settings;
   const size = model.latent_shape.reduce((a, b) => a * b);
   if (model.null_label === null) labels = null;
   else labels ??= Array(count).fill(model.null_label);
@@ -89,9 +90,9 @@ function fill() {
 function asked() {
   const count = Number($("count").value);
   const chosen = $("class").value;
-  const labels = Array.from({ length: count }, (_, i) => (chosen === EVERY ? i % model.class_names.length : Number(chosen)));
+  const label = (i) => (chosen === EVERY ? i % model.class_names.length : Number(chosen));
   return {
-    labels: model.null_label === null ? null : labels,
+    labels: model.null_label === null ? null : Array.from({ length: count }, (_, i) => label(i)),
     count,
     seed: Number($("seed").value),
     steps: Number($("steps").value),
@@ -207,7 +208,9 @@ function listen() {
 
 async function start() {
   tell("Loading …", 0);
-  if (typeof WebAssembly !== "object") throw new Error("This browser has no WebAssembly, or it is switched off: the model cannot run here.");
+  if (typeof WebAssembly !== "object") {
+    throw new Error("This browser has no WebAssembly, or it is switched off: the model cannot run here.");
+  }
   const answer = await fetch("studio.json", { cache: "no-cache" }).catch(() => null);
   if (!answer?.ok) throw new Error("studio.json cannot be fetched: the page's folder is not whole.");
   model = await answer.json();

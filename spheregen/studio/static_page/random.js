@@ -32,7 +32,7 @@ export function gaussian(next) {
   };
 }
 
-/** What a sampler draws from: each call gives `length` numbers for each of `count` images, an image from its own stream. */
+/** What a sampler draws from: a call gives `length` numbers for each of `count` images, each from its own stream. */
 export function source(seed, count, length) {
   const streams = Array.from({ length: count }, (_, index) => gaussian(sfc32(seed, index)));
   return (truncation) => {

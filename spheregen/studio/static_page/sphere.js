@@ -18,7 +18,7 @@ export function spherify(z, count) {
   return v;
 }
 
-/** Eq. 4: f(v + σ·e), the latent turned by about arctan σ towards the noise e. Where σ is 0 it is returned untouched. */
+/** Eq. 4: f(v + σ·e), the latent turned by about arctan σ towards the noise e; untouched where σ is 0. */
 export function perturb(v, sigma, e, count) {
   return sigma === 0 ? v : spherify(v.map((coordinate, i) => coordinate + sigma * e[i]), count);
 }

@@ -21,7 +21,7 @@ async function fetchFile(path, size) {
     loaded += chunk.length;
     postMessage({ kind: "progress", path, loaded: Math.min(loaded, size) });
   }
-  if (loaded !== size) throw new Error(`${path} has ${loaded} bytes instead of ${size}: it is not whole, or another file`);
+  if (loaded !== size) throw new Error(`${path} has ${loaded} bytes instead of ${size}: not whole, or another file`);
   return bytes;
 }
 
