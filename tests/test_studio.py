@@ -127,7 +127,9 @@ def noise_image(seed: int, size: tuple[int, int] = (8, 8), mode: str = "L") -> I
 
 
 def test_images_come_step_by_step_and_are_the_librarys(client: TestClient, model: SphereModel) -> None:
-    first, *steps, last = ask(client, "sample", classes=[3, 7], count=2, steps=3, guidance=1.5, position="latent", seed=5)
+    first, *steps, last = ask(
+        client, "sample", classes=[3, 7], count=2, steps=3, guidance=1.5, position="latent", seed=5
+    )
     assert first == {"step": 0, "steps": 3}
     assert [event["step"] for event in steps] == [1, 2]
     walk: list[spheregen.Step] = []
@@ -224,16 +226,21 @@ def test_unconditional_models_have_a_studio_too(tiny: Callable[..., Recipe], run
         assert len(made["images"]) == 3
         assert "--class" not in made["command"]
         a = {"png": made["images"][0], "file": made["files"][0]}
-        for name, body in {"vary": {"image": a}, "reconstruct": {"image": a},
-                           "crossover": {"images": [a, a], "seams": ["rising"]},
-                           "interpolate": {"images": [a, a], "at": [0.5]}}.items():  # fmt: skip
+        works: dict[str, dict[str, Any]] = {
+            "vary": {"image": a},
+            "reconstruct": {"image": a},
+            "crossover": {"images": [a, a], "seams": ["rising"]},
+            "interpolate": {"images": [a, a], "at": [0.5]},
+        }
+        for name, body in works.items():
             assert "images" in ask(client, name, **body)[-1]
-        for name, body, message in [
+        refused: list[tuple[str, dict[str, Any], str]] = [
             ("sample", {"classes": [1]}, "unconditional"),
             ("restyle", {"image": a, "classes": [1]}, "unconditional"),
             ("vary", {"image": a, "label": 0}, "unconditional"),
             ("vary", {"image": a, "guidance": 2}, "unconditional"),
-        ]:
+        ]
+        for name, body, message in refused:
             response = client.post(f"/api/{name}", json=body)
             assert (response.status_code, message in response.json()["error"]) == (400, True)
 
@@ -441,7 +448,7 @@ def test_what_a_plugin_raises_is_told_and_the_next_request_is_answered(
     def broken(*_: Any) -> Tensor:
         raise RuntimeError("out of memory")
 
-    model.decode = broken  # type: ignore[method-assign]
+    model.decode = broken  # type: ignore[assignment, method-assign]
     *_, last = ask(client, "sample", classes=[1], count=1, steps=2)
     assert last == {"error": "RuntimeError: out of memory"}
     assert "Traceback" in capsys.readouterr().err
@@ -561,7 +568,7 @@ def test_page_samples_and_shows_the_steps_as_they_come(page: Page, studio: tuple
     gate = studio[1]
     for label in range(10):
         if label not in (3, 7):
-            page.get_by_label(str(label), exact=True).uncheck()
+            page.locator("#classes").get_by_label(str(label), exact=True).uncheck()
     page.get_by_label("Images a class").fill("2")
     page.get_by_label("Steps", exact=True).first.fill("3")
     tiles = page.locator("#newest .picture")
@@ -613,7 +620,7 @@ def test_page_slides_between_kept_images_and_edits_them(page: Page) -> None:
     page.get_by_role("button", name="Keep image 2, 0", exact=True).click()
     page.get_by_role("button", name="Keep image 40, 9", exact=True).click()
     expect(page.locator("#tray .badge")).to_have_text(["A", "B"])
-    page.get_by_label("Between").check()
+    page.get_by_label("Between", exact=True).check()
     slider, preview = page.get_by_label("Place between A and B"), page.get_by_alt_text("The image at this place")
     slider.fill("20")
     expect(page.locator("#newest [data-file*=interpolate]")).to_be_enabled()
@@ -635,7 +642,7 @@ def test_page_slides_between_kept_images_and_edits_them(page: Page) -> None:
     expect(page.locator("#tray .badge")).to_have_text(["A", "B"])
     page.get_by_role("button", name="Remove kept image 1, 0").click()
     expect(page.locator("#tray li")).to_have_count(1)
-    expect(page.get_by_label("Between")).to_be_disabled()
+    expect(page.get_by_label("Between", exact=True)).to_be_disabled()
 
 
 DROP = """([name, base64]) => {

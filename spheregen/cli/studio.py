@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import socket
 from pathlib import Path
@@ -34,7 +35,7 @@ def studio(
     """Sample, vary, interpolate and edit in a web page, on this machine alone."""
     folder = find_run(run)
     if static is not None:
-        from spheregen.studio.static import build
+        from spheregen.studio.static import build  # type: ignore[import-untyped]
 
         say(f"page → {escape(str(build(folder, static, trust_plugins=trust_plugins)))}")
         return
@@ -61,10 +62,8 @@ def studio(
 
             webbrowser.open(address)
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
-        try:
+        with contextlib.suppress(KeyboardInterrupt):  # the ordinary end
             uvicorn.Server(config).run(sockets=[listener])
-        except KeyboardInterrupt:
-            pass  # the ordinary end
 
 
 def listening(host: str, port: int) -> socket.socket:
