@@ -48,7 +48,9 @@ def interpolate(
     corners: bool = typer.Option(False, "--corners", help="A square among four corners in place of rows between two."),
     rows: int | None = typer.Option(None, min=1, help="Rows, each between two ends; 4 where nothing else says."),
     frames: int = typer.Option(8, min=2, help="Images from end to end."),
-    at: list[float] = typer.Option([], help="In place of frames: where between the ends, from 0 to 1; repeat for more."),
+    at: list[float] = typer.Option(
+        [], help="In place of frames: where between the ends, from 0 to 1; repeat for more."
+    ),
     path: Way = typer.Option(Way.linear, help="Linear, then onto the sphere; or at a steady angle along it."),
     steps: int | None = typer.Option(None, min=1, help="T of Algorithm 1; the recipe's, and 1 from images."),
     cfg: float = typer.Option(1.0, help="Guidance scale; 1 is none, as in the paper."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import socket
 from pathlib import Path
@@ -68,10 +69,8 @@ def studio(
 
             webbrowser.open(address)
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
-        try:
+        with contextlib.suppress(KeyboardInterrupt):  # the ordinary end
             uvicorn.Server(config).run(sockets=[listener])
-        except KeyboardInterrupt:
-            pass  # the ordinary end
 
 
 def listening(host: str, port: int) -> socket.socket:

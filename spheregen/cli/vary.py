@@ -17,7 +17,11 @@ def vary(
     image: str = typer.Argument(help=IMAGE_HELP),
     run: Path | None = typer.Option(None, help="A run folder; the newest under runs/ where none is named."),
     degrees: list[float] = typer.Option(
-        [], "--degrees", min=0, max=180, help="How far to turn the latent; repeat for a row each. 10, 20, 40 if not given."
+        [],
+        "--degrees",
+        min=0,
+        max=180,
+        help="How far to turn the latent; repeat for a row each. 10, 20, 40 if not given.",
     ),
     count: int = typer.Option(8, min=1, help="Variations an angle."),
     class_: str | None = typer.Option(None, "--class", metavar="CLASS", help="A class; none where not given."),

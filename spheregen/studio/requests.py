@@ -92,7 +92,7 @@ class Request(Part, ABC):
 
 
 class Guided(Request):
-    """What can be guided. What is left out is as the command has it: sampling takes the recipe's guidance, edits none."""
+    """What can be guided. What is left out is the command's own: sampling takes the recipe's guidance, edits none."""
 
     guidance: float | None = Field(None, ge=0, le=100)
     position: str | None = None
@@ -260,7 +260,7 @@ class Crossover(Edit):
 
     def prepare(self, model: SphereModel, place: Place) -> Job:
         a, b = (image.read(model) for image in self.images)
-        seams = list(dict.fromkeys(self.seams))
+        seams: list[str] = list(dict.fromkeys(self.seams))
         labels, settings = chosen(model, self.label), self.settings(model)
         masks = torch.cat([editing.stitch(torch.ones_like(a), torch.zeros_like(a), seam) for seam in seams])
         words = ["crossover", *(image.file for image in self.images), "--run", place.run]

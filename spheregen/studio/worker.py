@@ -85,7 +85,7 @@ class Ticket:
         try:
             self._tell({"step": 0, "steps": job.steps})
             images = encode(job.work(self._show))
-            labels = job.labels or [None] * len(images)
+            labels: list[int | None] = [*job.labels] if job.labels else [None] * len(images)
             told = {"command": job.command, "files": job.files, "titles": job.titles, "labels": labels}
             self._tell({"images": images, **told})
         except _GoneError:

@@ -1,7 +1,7 @@
 // The studio's page: forms that become requests, and results as they come.
 
 import * as api from "./api.js";
-import { $, classPicker, el, randomSeed, resultCard, samplerFields } from "./parts.js";
+import { $, classPicker, el, png, randomSeed, resultCard, samplerFields } from "./parts.js";
 import * as tray from "./tray.js";
 
 const OLDER = 10; // results that stay under "Earlier"
@@ -21,18 +21,22 @@ function busy(controller, yes) {
   $("running").hidden = !running.size;
 }
 
-function place(card) {
+function place(card, show) {
   const earlier = [...$("newest").children];
   if (earlier.includes(card.element)) return;
   $("older").prepend(...earlier);
   $("newest").replaceChildren(card.element);
+  if (show) {
+    const { top, bottom } = card.element.getBoundingClientRect();
+    if (top < 0 || Math.min(bottom, top + 200) > innerHeight) card.element.scrollIntoView();
+  }
   [...$("older").children].slice(OLDER).forEach((old) => old.remove());
   $("earlier-count").textContent = $("older").children.length;
   $("earlier").hidden = !$("older").children.length;
 }
 
 /** Ask for images and show them step by step, in a card of their own or in one that is there already. */
-async function make({ name, body, title, count, sources = [], into = null }) {
+async function make({ name, body, title, count, sources = [], into = null, show = true, onDone = () => {} }) {
   const controller = new AbortController();
   const keep = (item) => tray.toggle({ ...item, key: item.file });
   const card = into ?? resultCard(title, count, keep);
@@ -47,13 +51,14 @@ async function make({ name, body, title, count, sources = [], into = null }) {
       } else if (event.command) {
         const before = sources.flatMap((source) => source.commands);
         card.finish(event, [...new Set([...before, event.command])]);
-        place(card);
+        place(card, show);
         tray.mark();
+        onDone(event);
         status(event.images.length === 1 ? "1 image" : `${event.images.length} images`);
       } else if (event.step) {
         card.show(event.images);
         card.tell(`step ${event.step} of ${event.steps}`);
-        place(card);
+        place(card, show);
         $("progress").value = event.step / event.steps;
         status(`step ${event.step} of ${event.steps}`);
       }
@@ -164,15 +169,21 @@ function prepareEditing() {
       showAction();
     });
   }
-  $("degrees").oninput = () => { $("degrees-shown").textContent = `${$("degrees").value}°`; };
+  const turned = () => { $("degrees-shown").textContent = `${$("degrees").value}°`; };
+  $("degrees").oninput = turned;
+  // Training's noise turns latents by up to that angle; far less hardly changes an image.
+  $("degrees").value = Math.round(facts.angle * 0.75);
+  turned();
   $("place").oninput = slide;
   for (const input of document.querySelectorAll("input[name=path]")) input.addEventListener("change", slide);
   onSubmit($("edit-form"), $("edit-button"), edit);
 }
 
-let lastA;
+let lastA, lastEnds;
 function showTray(count) {
   const [a, b] = tray.ends();
+  if (lastEnds !== `${a?.key} ${b?.key}`) $("preview").hidden = true;
+  lastEnds = `${a?.key} ${b?.key}`;
   $("tray-hint").textContent = count ? "The first you click is A, the second B." : "Nothing yet. Click images to keep them, or bring your own.";
   $("edit-form").hidden = !a;
   $("and-b").hidden = !b;
@@ -243,7 +254,12 @@ async function slide() {
     if (sources.length < 2) break;
     const ends = sources.map((item) => item.key).join("\n");
     const into = slider.between === ends && $("newest").contains(slider.card?.element) ? slider.card : null;
-    const card = await make({ name: "interpolate", sources, into, ...between([$("place").valueAsNumber / 100]) });
+    const onDone = ({ images }) => {
+      $("preview").src = png(images[0]);
+      $("preview").hidden = false;
+    };
+    const at = $("place").valueAsNumber / 100;
+    const card = await make({ name: "interpolate", sources, into, show: false, onDone, ...between([at]) });
     slider = { card, between: ends };
     if (!card) break;
   }

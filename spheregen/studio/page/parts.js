@@ -142,12 +142,17 @@ export function resultCard(title, count, onKeep) {
         button.onclick = () => onKeep({ png: images[i], file: files[i], title: titles[i], label: labels[i], commands });
         caption.replaceChildren(el("span", { textContent: titles[i] }), download(images[i], files[i], name));
       });
-      const text = commands.join("\n");
-      const code = el("pre", { className: "command", tabIndex: 0, textContent: text,
-        "aria-label": "Commands that make this again" });
-      how.replaceChildren(code, copier(text));
+      const code = el("pre", { className: "command", tabIndex: 0, "aria-label": "Commands that make this again" },
+        ...commands.map(commandLine));
+      how.replaceChildren(code, copier(commands.join("\n")));
     },
   };
+}
+
+/** A command line that is broken between options only, not at their hyphens. */
+function commandLine(command) {
+  const parts = command.split(/ (?=--)/).flatMap((part) => [" ", el("span", { textContent: part })]);
+  return el("code", {}, ...parts.slice(1));
 }
 
 export function download(data, file, name) {
