@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from spheregen.calibration import recalibrated
     from spheregen.checkpoint import load
     from spheregen.copies import find_copies
-    from spheregen.editing import crossover, interpolate, restyle
+    from spheregen.editing import crossover, interpolate, restyle, vary
     from spheregen.evaluation import evaluate
     from spheregen.export import export_folder, export_onnx
     from spheregen.generation import Step, generate, reconstruct, sample
@@ -57,6 +57,7 @@ _LAZY = {
     "crossover": "editing",
     "interpolate": "editing",
     "restyle": "editing",
+    "vary": "editing",
     "find_copies": "copies",
     "inspect_latents": "inspection",
     "evaluate": "evaluation",
@@ -156,4 +157,5 @@ __all__ = [
     "sphere",
     "suggest",
     "train",
+    "vary",
 ]

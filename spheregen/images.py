@@ -20,24 +20,38 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _LONGEST = 32
 
 
-def read_image(file: str | Path | BinaryIO, size: int, channels: int, draft: bool = False, name: str = "") -> Tensor:
+def read_image(
+    file: str | Path | BinaryIO,
+    size: int,
+    channels: int,
+    *,
+    draft: bool = False,
+    name: str = "",
+    megapixels: float | None = None,
+) -> Tensor:
     """An image file -> contiguous uint8 [channels, size, size], turned upright, scaled and cropped to its centre.
 
     draft: let the JPEG decoder halve a photo, and halve again, while its shorter side stays at least twice `size`.
     Large photos are read several times faster; pixels differ by some grey levels from those of the box filter that
-    halves them otherwise. name: what errors call the file; its path where nothing else is said.
+    halves them otherwise. name: what errors call the file; its path where nothing else is said. megapixels: the
+    largest image to read; memory grows with it.
 
     Raises DataError that names the file and the reason where it cannot be read.
     """
     name = name or str(file)
     try:
         with Image.open(file) as opened:
+            found = opened.width * opened.height / 1e6
+            if megapixels is not None and found > megapixels:
+                raise DataError(f"{name}: has {found:.0f} megapixels; expected at most {megapixels:g}, make it smaller")
             if draft and opened.format == "JPEG":
                 # Draft takes the smallest scale that covers the box it is given in both directions.
                 opened.draft("L" if channels == 1 else "RGB", (2 * size, 2 * size))
             ImageOps.exif_transpose(opened, in_place=True)
             opened.load()
             image = flatten(opened, channels)
+    except DataError:
+        raise
     except UnidentifiedImageError:
         raise DataError(f"{name}: not an image that can be read") from None
     except Image.DecompressionBombError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,23 @@ def save(picture: Image.Image, path: Path) -> None:
     """Write a picture as PNG, whole or not at all."""
     with replacing(path) as aside:
         picture.save(aside, format="PNG")
+
+
+def file_name(number: int, title: str = "") -> str:
+    """The file of a single image: its number and what it shows, as 00003-tabby-cat.png."""
+    tag = re.sub(r"[^a-z0-9]+", "-", title.casefold()).strip("-") or ("class" if title else "")
+    return f"{number:05d}{f'-{tag}' if tag else ''}.png"
+
+
+def folder_beside(picture: Path) -> Path:
+    """Where the single images of a picture go: the folder of its name without the suffix."""
+    return picture.with_suffix("") if picture.suffix else picture.with_name(f"{picture.name}-singles")
+
+
+def save_singles(images: Tensor, folder: Path, titles: Sequence[str] = ()) -> None:
+    """Write each of images [n, C, H, W] in [0, 1] as a file of its own, `file_name` by its number and title."""
+    for i, image in enumerate(images):
+        save(to_pil(image), folder / file_name(i, titles[i] if titles else ""))
 
 
 def save_animation(frames: Sequence[Image.Image], path: Path, milliseconds: int = 80) -> None:

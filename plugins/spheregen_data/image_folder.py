@@ -113,7 +113,7 @@ class ImageFolder(spheregen.ImageSource, name="image-folder"):
 
     def _read(self, index: int) -> Tensor:
         options = self.options
-        return spheregen.read_image(self.paths[index], options.image_size, options.channels, options.draft)
+        return spheregen.read_image(self.paths[index], options.image_size, options.channels, draft=options.draft)
 
 
 def split_folder(root: Path, split: str) -> Path:

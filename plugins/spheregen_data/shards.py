@@ -116,5 +116,7 @@ class Shards(spheregen.ImageSource, name="shards"):
         name = f"{self.files.address(shard)}: image {index}"
         if zlib.crc32(data) != self.crcs[index]:
             raise spheregen.DataError(f"{name} is damaged, or the shard belongs to another set")
-        image = spheregen.read_image(io.BytesIO(data), options.image_size, options.channels, options.draft, name)
+        image = spheregen.read_image(
+            io.BytesIO(data), options.image_size, options.channels, draft=options.draft, name=name
+        )
         return image, int(self.labels[index])

@@ -24,8 +24,10 @@ from spheregen.cli import (
     reconstruct,
     restyle,
     sample,
+    studio,
     sweep,
     train,
+    vary,
 )
 from spheregen.cli.console import fail, warn
 from spheregen.errors import PluginError, SpheregenError
@@ -48,6 +50,8 @@ app.command("reconstruct")(reconstruct.reconstruct)
 app.command("interpolate")(interpolate.interpolate)
 app.command("crossover")(crossover.crossover)
 app.command("restyle")(restyle.restyle)
+app.command("vary")(vary.vary)
+app.command("studio")(studio.studio)
 app.command("inspect")(inspect.inspect)
 app.command("import")(import_.import_)
 app.command("export")(export.export)
@@ -86,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 registry.failures[name] = str(error)
                 warn(str(error))
         registry.manager.hook.spheregen_commands(app=app)
-        app(arguments)
+        app(arguments, obj=named)
     except SpheregenError as error:
         if debug:
             raise

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from spheregen.cli.console import find_run, say
-from spheregen.cli.options import IMAGE_HELP, pick_device, pick_images
+from spheregen.cli.options import IMAGE_HELP, SINGLES_HELP, pick_device, pick_images
 
 
 def reconstruct(
@@ -16,6 +16,7 @@ def reconstruct(
     images: list[str] = typer.Option([], "--image", metavar="IMAGE", help=f"{IMAGE_HELP} Repeat for more."),
     count: int = typer.Option(8, min=1, help="Without --image: so many images of the data set's test split."),
     out: Path | None = typer.Option(None, help="The picture to write; one in the run's samples/ where not given."),
+    singles: bool = typer.Option(False, "--singles", help=SINGLES_HELP),
     device: str = typer.Option("auto", help="cpu, cuda, mps, …; auto takes what there is."),
     trust_plugins: bool = typer.Option(False, "--trust-plugins", help="Run the plugins that the folder names."),
 ) -> None:
@@ -38,4 +39,6 @@ def reconstruct(
     picture = pictures.grid(torch.cat([originals, results]), len(originals), rows)
     out = out or folder / "samples" / "reconstructions.png"
     pictures.save(picture, out)
+    if singles:
+        pictures.save_singles(results, pictures.folder_beside(out))
     say(f"{len(originals)} images, PSNR {psnr.mean():.2f} dB (mean) → {escape(str(out))}")

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from spheregen.cli.console import console, find_run, say
-from spheregen.cli.options import IMAGE_HELP, pick_device, pick_images
+from spheregen.cli.options import IMAGE_HELP, SINGLES_HELP, pick_device, pick_images
 from spheregen.cli.sample import parse_classes
 
 
@@ -26,6 +26,7 @@ def restyle(
     cfg_position: str | None = typer.Option(None, help="Where to guide: latent, pixel, combo or none."),
     seed: int = typer.Option(0, help="Same seed, same images."),
     out: Path | None = typer.Option(None, help="The picture to write; one in the run's samples/ where not given."),
+    singles: bool = typer.Option(False, "--singles", help=SINGLES_HELP),
     device: str = typer.Option("auto", help="cpu, cuda, mps, …; auto takes what there is."),
     trust_plugins: bool = typer.Option(False, "--trust-plugins", help="Run the plugins that the folder names."),
 ) -> None:
@@ -50,6 +51,8 @@ def restyle(
     )  # fmt: skip
     out = out or folder / "samples" / f"restyle-{tag(image)}.png"
     pictures.save(picture, out)
+    if singles:
+        pictures.save_singles(made[-1], pictures.folder_beside(out), [model.class_names[label] for label in labels])
     say(f"{len(labels)} classes, {steps} steps, r {strength:g}, guidance {cfg:g}, seed {seed} → {escape(str(out))}")
 
 
