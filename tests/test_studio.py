@@ -366,21 +366,21 @@ def test_two_requests_at_once_are_both_answered(model: SphereModel, run: Path) -
     gate = Gate(model)
     gate.closed = True
 
-    def stream(address: str, seed: int) -> list[Event]:
-        body = {"classes": [seed], "count": 1, "steps": 2, "seed": seed}
-        response = httpx2.post(f"{address}/api/sample", json=body, timeout=30)
-        return [json.loads(line) for line in response.text.splitlines()]
-
-    with serving(create_app(model, run)) as address, ThreadPoolExecutor(2) as pool:
-        first = pool.submit(stream, address, 1)
+    with serving(create_app(model, run)) as address, ThreadPoolExecutor(1) as pool:
+        body = {"classes": [1], "count": 1, "steps": 2}
+        first = pool.submit(httpx2.post, f"{address}/api/sample", json=body, timeout=30)
         gate.wait()  # its first step is under way
-        second = pool.submit(stream, address, 2)
-        assert httpx2.get(f"{address}/").status_code == 200  # the page comes meanwhile
-        gate.let(4)
-        one, two = first.result(30), second.result(30)
-    assert one[-1]["labels"] == [1]
-    assert two[-1]["labels"] == [2]
-    assert two[0] == {"waiting": 1} or gate.calls == 4
+        body["classes"] = [2]
+        with httpx2.stream("POST", f"{address}/api/sample", json=body, timeout=30) as second:
+            lines = second.iter_lines()
+            assert json.loads(next(lines)) == {"waiting": 1}
+            assert httpx2.get(f"{address}/").status_code == 200  # the page comes meanwhile
+            assert gate.calls == 1
+            gate.let(4)
+            events = [json.loads(line) for line in lines]
+        assert json.loads(first.result(30).text.splitlines()[-1])["labels"] == [1]
+    assert [event.get("step") for event in events] == [0, 1, None]
+    assert events[-1]["labels"] == [2]
     assert gate.calls == 4
 
 
@@ -673,6 +673,29 @@ def test_page_takes_images_that_are_dropped_or_picked(page: Page, tmp_path: Path
     page.evaluate(DROP, ["notes.png", base64.b64encode(b"only text").decode()])
     expect(page.get_by_role("alert")).to_have_text("notes.png: not an image that can be read")
     expect(page.locator("#tray li")).to_have_count(2)
+
+
+def test_page_finds_classes_among_many(page: Page) -> None:
+    facts = page.request.get(f"{page.url}api/model").json()
+    names = [f"kind {label}" for label in range(5)] + ["Tabby cat"] + [f"other {label}" for label in range(90)]
+    page.route("**/api/model", lambda route: route.fulfill(json={**facts, "classes": names}))
+    page.reload()
+    chips, field = page.locator("#classes input[type=checkbox]"), page.locator("#classes").get_by_label("Add a class")
+    expect(chips).to_have_count(4)  # to begin with
+    for label in range(4):
+        page.locator("#classes").get_by_label(f"kind {label}", exact=True).uncheck()
+    field.fill("nonsense")
+    field.press("Enter")
+    expect(chips).to_have_count(4)
+    field.fill("tabby")
+    field.press("Enter")
+    expect(page.locator("#classes").get_by_label("Tabby cat")).to_be_checked()
+    field.fill("7")
+    page.locator("#classes").get_by_role("button", name="Add").click()
+    expect(page.locator("#classes").get_by_label("other 1", exact=True)).to_be_checked()
+    sampled(page, 8)
+    line = page.locator("#newest .command").inner_text()
+    assert re.findall(r"--class (\d)", line) == ["5", "7"]
 
 
 def test_page_downloads_png(page: Page, tmp_path: Path) -> None:
