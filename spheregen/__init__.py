@@ -18,6 +18,7 @@ from spheregen.registry import Registry, register, registry
 
 if TYPE_CHECKING:
     from spheregen import pretrained, rng, sphere
+    from spheregen.calibration import recalibrated
     from spheregen.checkpoint import load
     from spheregen.copies import find_copies
     from spheregen.editing import crossover, interpolate, restyle, vary
@@ -59,6 +60,7 @@ _LAZY = {
     "inspect_latents": "inspection",
     "evaluate": "evaluation",
     "generate": "generation",
+    "recalibrated": "calibration",
     "reconstruct": "generation",
     "sample": "generation",
     "export_folder": "export",
@@ -137,6 +139,7 @@ __all__ = [
     "pretrained",
     "push",
     "read_image",
+    "recalibrated",
     "reconstruct",
     "register",
     "registry",

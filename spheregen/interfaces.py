@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -88,9 +89,25 @@ class Regularizer(nn.Module, Component, ABC, kind="regularizer"):
         """The encoder's output [B, N, D] -> what is spherified, of the same shape."""
         return z
 
-    def loss(self, z: Tensor) -> Tensor | None:
-        """A scalar, already weighted, added to the objective for the clean latents z [B, N, D]; None adds nothing."""
+    def loss(self, z: Tensor, generator: torch.Generator) -> Tensor | None:
+        """A scalar, already weighted, added to the objective for the clean latents z [B, N, D]; None adds nothing.
+
+        generator: for whatever is random in it, on z's device; the same on all processes, another at every step.
+        """
         return None
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether it keeps statistics of the latents that passed, which generation may want recalibrated (C.4)."""
+        return False
+
+    def go_live(self) -> None:
+        """Forget the statistics gathered in training and use, from now on, each batch's own, also in eval mode."""
+
+    def gathering(self) -> AbstractContextManager[None]:
+        """Forget the statistics, and gather them anew over all that passes within this block, in eval mode; after it,
+        they are used."""
+        return nullcontext()
 
 
 class Sampler(Component, ABC, kind="sampler"):

@@ -120,7 +120,8 @@ class StepDraws:
         positions = range(self.first + rows.start, self.first + rows.stop)
         e = rng.normal((shape.tokens, shape.latent_channels), rng.generators(self.seed, "noise", positions, device))
         r, r_sub = self.r[rows].to(device), self.r_sub[rows].to(device)
-        return Draws(r, r_sub, self.drop_encoder[rows].to(device), self.drop_decoder[rows].to(device), e)
+        generator = rng.generator(self.seed, "regularizer", self.first, device)
+        return Draws(r, r_sub, self.drop_encoder[rows].to(device), self.drop_decoder[rows].to(device), e, generator)
 
 
 def to_network(images: Tensor, flip: Tensor, device: torch.device) -> Tensor:

@@ -195,6 +195,9 @@ class EvaluationSection(Options):
     """Where to guide: conditioners by name; none named, the recipe's."""
     samplers: tuple[dict[str, Any], ...] = ()
     """Samplers as tables, { use = "fixed", noise = "independent" }; none given, the recipe's."""
+    recalibrations: tuple[Literal["trained", "none", "reference", "generated"], ...] = ("trained",)
+    """Batch statistics to sample with, where the regularizer keeps some: those of training, each batch's own, or
+    gathered anew from reference or from generated images."""
     metrics: tuple[Literal["fid", "is", "kid", "prc", "coverage", "rfid"], ...] = ("fid", "is", "prc", "rfid")
     """What to measure."""
 
