@@ -459,8 +459,28 @@ def test_what_a_plugin_raises_is_told_and_the_next_request_is_answered(
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
+PLUGIN = """
+import spheregen
+
+class Quiet(spheregen.Sampler, name="quiet"):
+    "No noise at all."
+
+    def strength(self, step, steps):
+        return 0.0
+
+    def noise(self, shape, generators, previous, first):
+        return spheregen.rng.normal(shape, generators)
+
+@spheregen.hookimpl
+def spheregen_components():
+    return [Quiet]
+"""
+
+
 def test_the_command_serves_and_ends_well(run: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "spheregen", "studio", str(run), "--port", "0", "--no-open", "--device", "cpu"]
+    (tmp_path / "quiet.py").write_text(PLUGIN)
+    words = [sys.executable, "-m", "spheregen", "studio", str(run), "--port", "0", "--no-open", "--device", "cpu",
+             "--plugin", "./quiet.py"]  # fmt: skip
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     try:
         assert process.stdout is not None
@@ -468,9 +488,9 @@ def test_the_command_serves_and_ends_well(run: Path, tmp_path: Path) -> None:
         found = re.search(r"http://127\.0\.0\.1:\d+/", line)
         assert found, line
         assert "spheregen studio" in httpx2.get(found[0]).text
-        body = {"classes": [1], "count": 1, "steps": 1}
+        body = {"classes": [1], "count": 1, "steps": 2, "sampler": "quiet"}
         made = httpx2.post(f"{found[0]}api/sample", json=body, timeout=30).text.splitlines()[-1]
-        assert "--device cpu" in json.loads(made)["command"]
+        assert "--plugin ./quiet.py --device cpu" in json.loads(made)["command"]
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     finally:

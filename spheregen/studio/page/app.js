@@ -18,7 +18,7 @@ function fail(message) {
 function busy(controller, yes) {
   if (yes) running.add(controller);
   else running.delete(controller);
-  $("running").hidden = !running.size;
+  $("told").classList.toggle("running", running.size > 0);
 }
 
 function place(card, show) {
