@@ -539,6 +539,9 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 
 
+expect.set_options(timeout=20_000)  # a busy machine is no failure
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
@@ -567,7 +570,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Gate
 def page(browser: Browser, studio: tuple[str, Gate]) -> Iterator[Page]:
     """The page, opened, in a window of its own. Whatever it complains of fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(20_000)
     found = context.new_page()
     complaints: list[str] = []
     found.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -777,7 +780,7 @@ def test_page_works_with_the_keyboard_alone(page: Page) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_fits_a_phone(browser: Browser, studio: tuple[str, Gate], scheme: Any) -> None:
     context = browser.new_context(viewport={"width": 360, "height": 640}, color_scheme=scheme, has_touch=True)
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(20_000)
     page = context.new_page()
     page.goto(studio[0])
     sampled(page)
