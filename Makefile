@@ -9,7 +9,7 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet -e '.[dev,export,offline,studio,tensorboard]'
+	$(VENV)/bin/pip install --quiet -e '.[dev,export,offline,shards,studio,tensorboard]'
 	touch $@
 
 demo: install  ## train on real digits, sample, and measure the samples

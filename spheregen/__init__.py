@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     )
     from spheregen.model import SphereModel
     from spheregen.objective import Objective
+    from spheregen.packing import pack
     from spheregen.recipe import Recipe
+    from spheregen.shard_index import Shard, ShardIndex
     from spheregen.training import Trainer, train
 
 __version__ = "0.1.0"
@@ -79,6 +81,9 @@ _LAZY = {
     "SphereModel": "model",
     "Objective": "objective",
     "Recipe": "recipe",
+    "pack": "packing",
+    "Shard": "shard_index",
+    "ShardIndex": "shard_index",
     "load": "checkpoint",
     "Trainer": "training",
     "train": "training",
@@ -120,6 +125,8 @@ __all__ = [
     "Regularizer",
     "RunError",
     "Sampler",
+    "Shard",
+    "ShardIndex",
     "SphereModel",
     "SpheregenError",
     "Step",
@@ -136,6 +143,7 @@ __all__ = [
     "inspect_latents",
     "interpolate",
     "load",
+    "pack",
     "pretrained",
     "push",
     "read_image",

@@ -233,6 +233,19 @@ class ImageSource(Component, ABC, kind="data"):
             digest.update(image.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    def epoch_order(self, generator: torch.Generator) -> Tensor:
+        """The order in which an epoch of training takes the images: a permutation of their indices, int64 [n].
+
+        It must follow from the generator alone, which is seeded by the recipe's seed and the epoch: then a run can be
+        taken up in the middle of an epoch. By default every permutation is as likely; override it where the images lie
+        such that some orders are read much faster."""
+        return torch.randperm(len(self), generator=generator)
+
+    def original(self, index: int) -> tuple[str, bytes] | None:
+        """For `spheregen data pack --keep`: the file that an image comes from, as its ending (no dot) and its bytes.
+        None, as here, where images are not files of their own."""
+        return None
+
     @property
     def skipped(self) -> int:
         """How many images were met so far that could not be read and were passed over; logged with the losses."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 import tomli_w
@@ -267,12 +267,9 @@ class Recipe(pydantic.BaseModel):
             values[kind] = Section(Component, None)
             try:
                 if table is not None:
-                    values[kind] = section_of(kind, table, registry)
-            except pydantic.ValidationError as error:
-                options = registry.get(kind, cast(dict[str, Any], table)["use"]).Options
-                faults += [_explain((kind, *e["loc"]), dict(e), options, origins) for e in error.errors()]
-            except (PluginError, ValueError) as error:
-                faults.append(origins.fault((kind, "use"), str(error)))
+                    values[kind] = read_section(kind, table, origins, registry)
+            except RecipeError as error:
+                faults.append(str(error))
             if table is None and default == "":
                 values[kind] = None
         try:
@@ -365,6 +362,18 @@ def section_of(kind: str, table: Any, registry: Registry = registry) -> Section:
     component: type[Component] = registry.get(kind, table["use"])
     options = {key: value for key, value in table.items() if key != "use"}
     return Section(component, component.Options.model_validate(options))
+
+
+def read_section(kind: str, table: Any, origins: Origins, registry: Registry = registry) -> Section:
+    """A component of a kind and its options from a table. Raises RecipeError, a line a fault."""
+    try:
+        return section_of(kind, table, registry)
+    except pydantic.ValidationError as error:
+        options = registry.get(kind, table["use"]).Options
+        lines = [_explain((kind, *e["loc"]), dict(e), options, origins) for e in error.errors()]
+        raise RecipeError("\n".join(lines)) from None
+    except (PluginError, ValueError) as error:
+        raise RecipeError(origins.fault((kind, "use"), str(error))) from None
 
 
 def _explain(loc: tuple[Any, ...], error: dict[str, Any], model: type[pydantic.BaseModel], origins: Origins) -> str:

@@ -137,6 +137,8 @@ def test_the_command_trains_and_evaluates(
     out, err = capsys.readouterr()
     assert not stop.value.code, err
     assert "2 of 2: use-batchnorm" in out
+    table = (tmp_path / "out" / TABLE).read_text(encoding="utf-8")
+    assert "Made by `spheregen sweep digits --over regularizer.use=none,batchnorm --set encoder.width=32" in table
     rows = json.loads((tmp_path / "out" / ROWS).read_text())
     assert [r["values"]["regularizer.use"] for r in rows] == ["none"] * 3 + ["batchnorm"] * 3
     assert len({r["fid"] for r in rows}) == 6

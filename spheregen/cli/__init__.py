@@ -11,6 +11,7 @@ import typer
 from spheregen.cli import (
     bench,
     crossover,
+    data,
     evaluate,
     export,
     import_,
@@ -55,6 +56,7 @@ app.command("inspect")(inspect.inspect)
 app.command("import")(import_.import_)
 app.command("export")(export.export)
 app.command("push")(push.push)
+app.add_typer(data.app, name="data")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(recipes.app, name="recipes")
 
