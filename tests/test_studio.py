@@ -418,7 +418,7 @@ def test_requests_behind_a_closed_tab_are_never_begun(model: SphereModel, run: P
         gate.wait()
         with httpx2.stream("POST", f"{address}/api/sample", json=body, timeout=30) as response:
             assert json.loads(next(response.iter_lines())) == {"waiting": 1}
-        threading.Event().wait(0.2)  # for the server to see that it is closed
+        threading.Event().wait(0.5)  # for the server to see that it is closed
         gate.open()
         assert first.result(30).status_code == 200
         httpx2.post(f"{address}/api/sample", json=body, timeout=30)
