@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -27,14 +28,14 @@ def read_image(
     *,
     draft: bool = False,
     name: str = "",
-    megapixels: float | None = None,
+    megapixels: float = math.inf,
 ) -> Tensor:
     """An image file -> contiguous uint8 [channels, size, size], turned upright, scaled and cropped to its centre.
 
     draft: let the JPEG decoder halve a photo, and halve again, while its shorter side stays at least twice `size`.
     Large photos are read several times faster; pixels differ by some grey levels from those of the box filter that
-    halves them otherwise. name: what errors call the file; its path where nothing else is said. megapixels: the
-    largest image to read; memory grows with it.
+    halves them otherwise. name: what errors call the file; its path where nothing else is said.
+    megapixels: the largest image to read; memory grows with it.
 
     Raises DataError that names the file and the reason where it cannot be read.
     """
@@ -42,7 +43,7 @@ def read_image(
     try:
         with Image.open(file) as opened:
             found = opened.width * opened.height / 1e6
-            if megapixels is not None and found > megapixels:
+            if found > megapixels:
                 raise DataError(f"{name}: has {found:.0f} megapixels; expected at most {megapixels:g}, make it smaller")
             if draft and opened.format == "JPEG":
                 # Draft takes the smallest scale that covers the box it is given in both directions.

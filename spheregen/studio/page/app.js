@@ -18,7 +18,7 @@ function fail(message) {
 function busy(controller, yes) {
   if (yes) running.add(controller);
   else running.delete(controller);
-  $("running").hidden = !running.size;
+  $("told").classList.toggle("running", running.size > 0);
 }
 
 function place(card, show) {
@@ -166,6 +166,7 @@ function prepareEditing() {
       for (const [id, value] of [["edit-steps", steps], ["strength", strength], ["gamma", gamma]]) {
         if (value !== undefined) $(id).value = value;
       }
+      classOfA();
       showAction();
     });
   }
@@ -189,13 +190,18 @@ function showTray(count) {
   $("and-b").hidden = !b;
   if (a && a.key !== lastA) {
     lastA = a.key;
-    $("edit-class").value = a.label ?? "";
+    classOfA();
   }
   for (const input of document.querySelectorAll("input[name=action]")) {
     input.disabled = ACTIONS[input.value].ends === 2 && !b;
     if (input.disabled && input.checked) document.querySelector("input[value=reconstruct]").checked = true;
   }
   showAction();
+}
+
+/** The class to begin with: A's for variations of it; none for crossovers, as in the paper. */
+function classOfA() {
+  $("edit-class").value = (action() === "vary" && tray.ends()[0]?.label) ?? "";
 }
 
 function showAction() {

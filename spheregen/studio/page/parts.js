@@ -89,7 +89,10 @@ export function samplerFields(place, options) {
       else field.required = true;
     }
     const tick = option.type === "boolean";
-    place.append(el("label", { className: tick ? "tick" : "", title: option.help }, ...(tick ? [field, title] : [title, field])));
+    field.id = `option-${option.name}`;
+    field.setAttribute("aria-describedby", `${field.id}-help`);
+    const label = el("label", { className: tick ? "tick" : "" }, ...(tick ? [field, title] : [title, field]));
+    place.append(el("div", { className: "option" }, label, el("small", { id: `${field.id}-help`, textContent: option.help })));
     return () => {
       if (tick) return field.checked;
       if (option.type === "choice" || option.type === "string") return field.value;
