@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from spheregen.cli.console import console, find_run, say
+from spheregen.cli.console import console, find_run, out_folder, say
 from spheregen.cli.options import IMAGE_HELP, pick_device, pick_images
 from spheregen.cli.restyle import tag
 from spheregen.cli.sample import parse_classes
@@ -64,7 +64,7 @@ def crossover(
     heads = ["first", "second", "stitched", *(str(t) for t in range(1, steps + 1))]
     framed = [i for i in range(count * columns) if i % columns < 2]
     picture = pictures.grid(tiles.flatten(0, 1), columns, list(masks), heads, framed=framed)
-    out = out or folder / "samples" / f"crossover-{tag(first)}-{tag(second)}.png"
+    out = out or out_folder(folder) / "samples" / f"crossover-{tag(first)}-{tag(second)}.png"
     pictures.save(picture, out)
     how = f"{steps} steps, r {strength:g}, γ {gamma:g}, guidance {cfg:g}, seed {seed}"
     say(f"{escape(', '.join(masks))}: {how} → {escape(str(out))}")

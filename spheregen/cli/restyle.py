@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from spheregen.cli.console import console, find_run, say
+from spheregen.cli.console import console, find_run, out_folder, say
 from spheregen.cli.options import IMAGE_HELP, pick_device, pick_images
 from spheregen.cli.sample import parse_classes
 
@@ -48,7 +48,7 @@ def restyle(
         made.transpose(0, 1).flatten(0, 1), columns, [model.class_names[label] for label in labels], heads,
         framed=range(0, len(labels) * columns, columns),
     )  # fmt: skip
-    out = out or folder / "samples" / f"restyle-{tag(image)}.png"
+    out = out or out_folder(folder) / "samples" / f"restyle-{tag(image)}.png"
     pictures.save(picture, out)
     say(f"{len(labels)} classes, {steps} steps, r {strength:g}, guidance {cfg:g}, seed {seed} → {escape(str(out))}")
 
