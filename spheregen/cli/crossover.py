@@ -11,6 +11,7 @@ from spheregen.cli.console import console, find_run, out_folder, say
 from spheregen.cli.options import IMAGE_HELP, pick_device, pick_images
 from spheregen.cli.restyle import tag
 from spheregen.cli.sample import parse_classes
+from spheregen.tables import counted
 
 
 def crossover(
@@ -61,7 +62,7 @@ def crossover(
     sources = torch.stack([a, b]).expand(count, 2, *a.shape)
     tiles = torch.cat([sources, made.transpose(0, 1)], dim=1)
     columns = tiles.shape[1]
-    heads = ["first", "second", "stitched", *(str(t) for t in range(1, steps + 1))]
+    heads = ["first", "second", "stitched", *(counted(t, "step") for t in range(1, steps + 1))]
     framed = [i for i in range(count * columns) if i % columns < 2]
     picture = pictures.grid(tiles.flatten(0, 1), columns, list(masks), heads, framed=framed)
     out = out or out_folder(folder) / "samples" / f"crossover-{tag(first)}-{tag(second)}.png"

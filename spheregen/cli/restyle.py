@@ -11,6 +11,7 @@ from rich.markup import escape
 from spheregen.cli.console import console, find_run, out_folder, say
 from spheregen.cli.options import IMAGE_HELP, pick_device, pick_images
 from spheregen.cli.sample import parse_classes
+from spheregen.tables import counted
 
 
 def restyle(
@@ -43,7 +44,7 @@ def restyle(
             position=cfg_position, seed=seed,
         )  # fmt: skip
     columns = steps + 1
-    heads = ["input", "1 step", *(f"{t} steps" for t in range(2, columns))]
+    heads = ["input", *(counted(t, "step") for t in range(1, columns))]
     picture = pictures.grid(
         made.transpose(0, 1).flatten(0, 1), columns, [model.class_names[label] for label in labels], heads,
         framed=range(0, len(labels) * columns, columns),
