@@ -11,7 +11,7 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet -e '.[dev,export,offline,tensorboard]'
+	$(VENV)/bin/pip install --quiet -e '.[dev,export,offline,shards,tensorboard]'
 	touch $@
 
 demo: install  ## train on real digits, sample, and measure the samples

@@ -195,6 +195,9 @@ class EvaluationSection(Options):
     """Where to guide: conditioners by name; none named, the recipe's."""
     samplers: tuple[dict[str, Any], ...] = ()
     """Samplers as tables, { use = "fixed", noise = "independent" }; none given, the recipe's."""
+    recalibrations: tuple[Literal["trained", "none", "reference", "generated"], ...] = ("trained",)
+    """Batch statistics to sample with, where the regularizer keeps some: those of training, each batch's own, or
+    gathered anew from reference or from generated images."""
     metrics: tuple[Literal["fid", "is", "kid", "prc", "coverage", "rfid"], ...] = ("fid", "is", "prc", "rfid")
     """What to measure."""
 
@@ -257,10 +260,12 @@ class Recipe(pydantic.BaseModel):
             registry.load(plugin)
         faults: list[str] = []
         for kind, default in cls.COMPONENTS.items():
-            section, found = _section(kind, values.get(kind), default, origins, registry)
-            # A section at fault gives way to an empty one, so that the faults of all sections are found together.
-            values[kind] = Section(Component, None) if found else section
-            faults += found
+            try:
+                values[kind] = _section(kind, values.get(kind), default, origins, registry)
+            except RecipeError as error:
+                # A section at fault gives way to an empty one, so that the faults of all are found together.
+                values[kind] = Section(Component, None)
+                faults.append(str(error))
         try:
             recipe = cls.model_validate(values)
         except pydantic.ValidationError as error:
@@ -345,22 +350,13 @@ def _names(registry: Registry, kind: str) -> list[str]:
     return [str(component.name) for component in registry.components(kind)]
 
 
-def _section(
-    kind: str, table: Any, default: str | None, origins: Origins, registry: Registry
-) -> tuple[Section | None, list[str]]:
-    """A component's section, and its faults. Without a table it is the default's; "" may be left out, None may not."""
-    if table is None and default == "":
-        return None, []
+def _section(kind: str, table: Any, default: str | None, origins: Origins, registry: Registry) -> Section | None:
+    """A component's section: without a table the default's, "" being none at all. Raises RecipeError, a line a fault."""
     if table is None and default is None:
-        return None, [origins.fault((kind,), f"section is missing; use = one of {_names(registry, kind)}")]
-    table = {"use": default} if table is None else table
-    try:
-        return section_of(kind, table, registry), []
-    except pydantic.ValidationError as error:
-        options = registry.get(kind, table["use"]).Options
-        return None, [_explain((kind, *e["loc"]), dict(e), options, origins) for e in error.errors()]
-    except (PluginError, ValueError) as error:
-        return None, [origins.fault((kind, "use"), str(error))]
+        raise RecipeError(origins.fault((kind,), f"section is missing; use = one of {_names(registry, kind)}"))
+    if table is None and not default:
+        return None
+    return read_section(kind, {"use": default} if table is None else table, origins, registry)
 
 
 def section_of(kind: str, table: Any, registry: Registry = registry) -> Section:
@@ -373,6 +369,18 @@ def section_of(kind: str, table: Any, registry: Registry = registry) -> Section:
     component: type[Component] = registry.get(kind, table["use"])
     options = {key: value for key, value in table.items() if key != "use"}
     return Section(component, component.Options.model_validate(options, context={"registry": registry}))
+
+
+def read_section(kind: str, table: Any, origins: Origins, registry: Registry = registry) -> Section:
+    """A component of a kind and its options from a table. Raises RecipeError, a line a fault."""
+    try:
+        return section_of(kind, table, registry)
+    except pydantic.ValidationError as error:
+        options = registry.get(kind, table["use"]).Options
+        lines = [_explain((kind, *e["loc"]), dict(e), options, origins) for e in error.errors()]
+        raise RecipeError("\n".join(lines)) from None
+    except (PluginError, ValueError) as error:
+        raise RecipeError(origins.fault((kind, "use"), str(error))) from None
 
 
 def _explain(loc: tuple[Any, ...], error: dict[str, Any], model: type[pydantic.BaseModel], origins: Origins) -> str:

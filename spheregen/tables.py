@@ -28,7 +28,8 @@ def way(row: Mapping[str, Any]) -> str:
     words += [sampler["noise"]] if "noise" in sampler else []
     words += [f"truncated {sampler['truncation']:g}"] if sampler.get("truncation") else []
     guidance = "" if row["guidance"] == 1 else f", {row['position']} {row['guidance']:g}"
-    return " ".join(words) + guidance
+    statistics = f", {row['recalibration']} statistics" if "recalibration" in row else ""
+    return " ".join(words) + guidance + statistics
 
 
 def plot_steps(rows: Sequence[Mapping[str, Any]], path: Path) -> bool:

@@ -301,10 +301,11 @@ def first_gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("regularizer", ["none", "batchnorm"])
+@pytest.mark.parametrize("regularizer", ["none", "batchnorm", "swd"])
 def test_two_processes_make_the_gradient_of_one(tiny: Callable[..., Recipe], tmp_path: Path, regularizer: str) -> None:
     """Radii stratified over both, statistics over both, the same noise for the same image."""
     overrides = [f"regularizer.use={regularizer}", "training.clip=1e9"]
+    overrides += ["regularizer.cache=8"] if regularizer == "swd" else []
     alone = first_gradients(Trainer(tiny(*overrides), tmp_path / "alone"))
     done = subprocess.run(
         # accelerate's own launcher wants mpirun for processors; torchrun, which it uses for GPUs, does without.

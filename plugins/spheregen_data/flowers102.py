@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 import spheregen
-from spheregen_data.sources import locate
+from spheregen_data.sources import locate, whole_file
 
 FOLDER = "flowers-102"
 SPLITS = {"train": ["trnid"], "val": ["valid"], "test": ["tstid"], "all": ["trnid", "valid", "tstid"]}
@@ -69,8 +69,13 @@ class Flowers102(spheregen.ImageSource, name="flowers102"):
         return len(self.numbers)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path = self.folder / "jpg" / f"image_{self.numbers[index]:05d}.jpg"
-        return spheregen.read_image(path, self.options.image_size, 3), int(self.labels[index])
+        return spheregen.read_image(self._path(index), self.options.image_size, 3), int(self.labels[index])
+
+    def original(self, index: int) -> tuple[str, bytes]:
+        return whole_file(self._path(index))
+
+    def _path(self, index: int) -> Path:
+        return self.folder / "jpg" / f"image_{self.numbers[index]:05d}.jpg"
 
 
 def _read_mat(path: Path, names: list[str]) -> list[np.ndarray]:

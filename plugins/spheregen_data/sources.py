@@ -97,6 +97,14 @@ def _exists(place: Path, file: str) -> bool:
     return any((place / spelling).exists() for spelling in file.split("|"))
 
 
+def whole_file(path: Path) -> tuple[str, bytes]:
+    """An image file's ending without its dot, and its bytes, for `ImageSource.original`."""
+    try:
+        return path.suffix.lower().removeprefix("."), path.read_bytes()
+    except OSError as error:
+        raise spheregen.DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
 def one_line(error: Exception) -> str:
     """An exception's message as one line; its type where it has none."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -12,6 +12,7 @@ from spheregen.cli import (
     bench,
     compare,
     crossover,
+    data,
     evaluate,
     export,
     import_,
@@ -53,6 +54,7 @@ app.command("inspect")(inspect.inspect)
 app.command("import")(import_.import_)
 app.command("export")(export.export)
 app.command("push")(push.push)
+app.add_typer(data.app, name="data")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(recipes.app, name="recipes")
 

@@ -26,6 +26,9 @@ def evaluate(
     sampler: list[str] = typer.Option(
         [], metavar="NAME[:KEY=VALUE,…]", help="A sampler, as fixed:noise=independent; repeat for more."
     ),
+    recalibration: str | None = typer.Option(
+        None, help="Batch statistics to sample with, of trained,none,reference,generated."
+    ),
     samples: int | None = typer.Option(None, min=2, help="Samples a row."),
     metrics: str | None = typer.Option(None, help="What to measure, of fid,is,kid,prc,coverage,rfid."),
     set_: list[str] = typer.Option(
@@ -67,6 +70,7 @@ def evaluate(
             guidance=numbers("--cfg", cfg, float) or options.guidance,
             positions=cfg_position.split(",") if cfg_position else options.positions,
             samplers=chosen,
+            recalibrations=recalibration.split(",") if recalibration else options.recalibrations,
             metrics=metrics.split(",") if metrics else options.metrics,
             seed=seed,
             batch_size=batch_size,
