@@ -214,6 +214,18 @@ class ImageSource(Component, ABC, kind="data"):
     def describe(cls, options: Any) -> ImageSpec:
         """Size, channels and number of classes, told from the options alone."""
 
+    @classmethod
+    def held_out(cls, options: Any) -> Any:
+        """The options of images that training with these does not see: by default those of the split "test".
+
+        Raises ValueError where there are none.
+        """
+        if "split" not in cls.Options.model_fields:
+            raise ValueError("has no test split")
+        if options.split == "test":
+            raise ValueError('split = "test" leaves nothing to test with')
+        return options.model_copy(update={"split": "test"})
+
     @property
     def spec(self) -> ImageSpec:
         return self.describe(self.options)

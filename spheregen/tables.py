@@ -13,6 +13,11 @@ FIGURES = {
 }  # fmt: skip
 
 
+def counted(number: int, what: str) -> str:
+    """1, "step" -> "1 step"; 4 -> "4 steps"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def way(row: Mapping[str, Any]) -> str:
     """How a row's images were sampled, its steps aside."""
     if "sampler" not in row:

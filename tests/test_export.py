@@ -403,11 +403,31 @@ def test_a_model_goes_to_the_hub_and_comes_back(run: Path, hub: Hub, invoke: Inv
     assert sorted(fetched) == ["model.safetensors", "recipe.toml"]
 
 
+def test_pictures_of_a_model_on_the_hub_go_beside_the_other_runs(
+    run: Path, hub: Hub, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spheregen.push(run, "someone/digits", revision="new/look")
+    monkeypatch.chdir(tmp_path)
+    address = "hf://someone/digits@new/look"
+    for command, *arguments in (
+        ("sample", address, "--count", "1", "--class", "3"), ("reconstruct", address, "--count", "1"),
+        ("interpolate", address, "--animation", "none", "--rows", "1"),
+        ("restyle", "test:0", "--run", address), ("crossover", "test:0", "test:1", "--run", address),
+    ):  # fmt: skip
+        code, out, err = invoke(command, *arguments)
+        assert code == 0, err
+        assert "→ runs/someone--digits@new-look/samples/" in out
+    assert not list(tmp_path.glob("hf*"))
+
+
 def test_commands_and_revisions_name_models_on_the_hub(run: Path, hub: Hub, tmp_path: Path, invoke: Invoke) -> None:
     assert spheregen.push(run, "someone/digits", revision="v2") == "hf://someone/digits@v2"
     code, _, err = invoke("sample", "hf://someone/digits@v2", "--count", "1", "--out", str(tmp_path / "pictures"))
     assert code == 0, err
     assert (tmp_path / "pictures" / "grid.png").is_file()
+    code, _, err = invoke("evaluate", "hf://someone/digits@v2")
+    assert code == 1
+    assert "spheregen export" in err
     code, _, err = invoke(
         "export", "hf://someone/digits@v2", "--format", "safetensors", "--out", str(tmp_path / "pulled")
     )

@@ -613,8 +613,8 @@ def test_drafts_are_close_to_the_exact_images(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.jpg"
         Image.fromarray(photo).resize((1707, 1143)).save(path, quality=95)
         for size, halves in ((64, True), (256, True), (300, False), (600, False)):
-            exact, draft = (read_image(path, size, 3, draft).double() for draft in (False, True))
+            exact, draft = (read_image(path, size, 3, draft=draft).double() for draft in (False, True))
             assert torch.equal(exact, draft) != halves  # none where less than twice the size would be left
             assert torch.stack([exact.flatten(), draft.flatten()]).corrcoef()[0, 1] > 0.98
-    grey = read_image(path, 64, 1, True)
+    grey = read_image(path, 64, 1, draft=True)
     assert grey.shape == (1, 64, 64)

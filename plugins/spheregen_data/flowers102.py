@@ -20,7 +20,8 @@ class Flowers102(spheregen.ImageSource, name="flowers102"):
     """Photos of flowers, RGB, 102 classes, 8,189 images.
 
     The paper trains on 8K images: all three published parts together (1,020 + 1,020 + 6,149), which is the default.
-    Nothing is then held out: "test" is a part of "all". Images are scaled and cropped as ADM does.
+    Nothing is then held out, since "test" is a part of "all"; split = "train" leaves the 6,149 images of "test".
+    Images are scaled and cropped as ADM does.
     """
 
     class Options(spheregen.Options):
@@ -51,6 +52,12 @@ class Flowers102(spheregen.ImageSource, name="flowers102"):
     @classmethod
     def describe(cls, options: Options) -> spheregen.ImageSpec:
         return spheregen.ImageSpec(options.image_size, 3, 102)
+
+    @classmethod
+    def held_out(cls, options: Options) -> Options:
+        if options.split == "all":
+            raise ValueError('split = "all" holds nothing out; split = "train" leaves the images of "test"')
+        return super().held_out(options)
 
     @property
     def class_names(self) -> list[str]:

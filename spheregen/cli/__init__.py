@@ -10,6 +10,7 @@ import typer
 
 from spheregen.cli import (
     bench,
+    compare,
     crossover,
     data,
     evaluate,
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("sample")(sample.sample)
+app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)
 app.command("sweep")(sweep.sweep)
 app.command("bench")(bench.bench)

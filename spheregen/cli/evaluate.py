@@ -45,13 +45,16 @@ def evaluate(
 
     Rows that were measured before are read, not made again; an interrupted one goes on where it was.
     """
-    from spheregen import checkpoint
+    from spheregen import checkpoint, hub
     from spheregen.cli.options import pick_device, pick_sampler
     from spheregen.evaluation import FOLDER
     from spheregen.evaluation import evaluate as measure
     from spheregen.reference import processes
 
     folder = find_run(run)
+    if hub.is_address(folder):
+        raise SpheregenError(f"{folder}: rows are kept in a run's folder; make one of it first with spheregen export "
+                             "--format safetensors --out FOLDER")  # fmt: skip
     together = processes()
     main = together.is_main_process
     where = pick_device(device) if together.num_processes == 1 else str(together.device)

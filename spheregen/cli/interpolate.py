@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 from rich.markup import escape
 
-from spheregen.cli.console import console, find_run, say
+from spheregen.cli.console import console, find_run, out_folder, say
 from spheregen.cli.options import IMAGE_HELP, SINGLES_HELP, pick_device, pick_images, pick_sampler
 from spheregen.cli.sample import parse_classes
 from spheregen.errors import SpheregenError
@@ -110,7 +110,7 @@ def interpolate(
             for g in groups
         ]  # fmt: skip
 
-    out = out or folder / "samples" / f"interpolation-{'corners' if corners else 'rows'}-seed{seed}.png"
+    out = out or out_folder(folder) / "samples" / f"interpolation-{'corners' if corners else 'rows'}-seed{seed}.png"
     names = [model.class_names[label] if label < model.shape.num_classes else "" for label in labels or []]
     with console.status("interpolating"):
         found = torch.cat(between(at or None))

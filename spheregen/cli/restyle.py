@@ -8,9 +8,10 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from spheregen.cli.console import console, find_run, say
+from spheregen.cli.console import console, find_run, out_folder, say
 from spheregen.cli.options import IMAGE_HELP, SINGLES_HELP, pick_device, pick_images
 from spheregen.cli.sample import parse_classes
+from spheregen.tables import counted
 
 
 def restyle(
@@ -44,12 +45,12 @@ def restyle(
             position=cfg_position, seed=seed,
         )  # fmt: skip
     columns = steps + 1
-    heads = ["input", "1 step", *(f"{t} steps" for t in range(2, columns))]
+    heads = ["input", *(counted(t, "step") for t in range(1, columns))]
     picture = pictures.grid(
         made.transpose(0, 1).flatten(0, 1), columns, [model.class_names[label] for label in labels], heads,
         framed=range(0, len(labels) * columns, columns),
     )  # fmt: skip
-    out = out or folder / "samples" / f"restyle-{tag(image)}.png"
+    out = out or out_folder(folder) / "samples" / f"restyle-{tag(image)}.png"
     pictures.save(picture, out)
     if singles:
         pictures.save_singles(made[-1], pictures.folder_beside(out), [model.class_names[label] for label in labels])

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from spheregen.cli.console import console, find_run, say
+from spheregen.cli.console import console, find_run, out_folder, say
 from spheregen.errors import SpheregenError
 
 
@@ -52,7 +52,7 @@ def sample(
     conditioner = generation.conditioner_for(model, cfg, cfg_position)
     steps = steps or model.recipe.sampling.steps
     scale = conditioner.options.scale if hasattr(conditioner.options, "scale") else 1
-    out = out or folder / "samples" / f"steps{steps}-cfg{scale:g}-seed{seed}"
+    out = out or out_folder(folder) / "samples" / f"steps{steps}-cfg{scale:g}-seed{seed}"
     with console.status("sampling"):
         images = generation.sample(
             model, labels, count=None if labels else count, steps=steps, guidance=cfg, position=cfg_position,
