@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from spheregen.cli.console import console, find_run, say
+from spheregen.cli.console import console, find_run, out_folder, say
 from spheregen.cli.options import IMAGE_HELP, SINGLES_HELP, pick_device, pick_images, pick_sampler
 from spheregen.cli.restyle import tag
 from spheregen.cli.sample import parse_classes
@@ -63,7 +63,7 @@ def vary(
     picture = pictures.grid(
         tiles, columns, [f"{angle:g}°" for angle in angles], ["input"], framed=range(0, len(tiles), columns)
     )
-    out = out or folder / "samples" / f"vary-{tag(image)}.png"
+    out = out or out_folder(folder) / "samples" / f"vary-{tag(image)}.png"
     pictures.save(picture, out)
     if singles:
         pictures.save_singles(made.flatten(0, 1), pictures.folder_beside(out))
