@@ -3,7 +3,7 @@
 runs/digits/
   recipe.toml          as resolved
   model.safetensors    the finished weights; with recipe.toml all that `load` needs
-  checkpoints/step-00001000/{model,ema,optimizer,guard}*.safetensors, state.json    see shards.py
+  checkpoints/step-00001000/{model,ema,optimizer,guard}*.safetensors, state.json    see saving.py
   metrics.jsonl  samples/*.png
 """
 
@@ -179,19 +179,19 @@ class RunFolder:
             return *read_tensors(self.model), self.model
         fault: RunError | None = None
         for checkpoint in self.checkpoints():
-            from spheregen import shards  # distributed checkpoints take a while to import, and are seldom needed here
+            from spheregen import saving  # distributed checkpoints take a while to import, and are seldom needed here
 
             final = tomllib.loads(self.recipe.read_text(encoding="utf-8"))["training"]["final_weights"]
             part = "ema" if final == "ema" else "model"
             try:
-                state = shards.state_of(checkpoint)
-                tensors = shards.read_part(checkpoint, part)
+                state = saving.state_of(checkpoint)
+                tensors = saving.read_part(checkpoint, part)
             except RunError as error:
                 fault = error
                 continue
             notes = {"images": str(state.get("images", "")), "weights": final,
                      "class_names": json.dumps(state.get("class_names", []))}  # fmt: skip
-            return tensors, notes, shards.files_of(checkpoint, part)[0]
+            return tensors, notes, saving.files_of(checkpoint, part)[0]
         raise fault or RunError(f"{self.path}: holds neither {MODEL} nor a checkpoint")
 
 

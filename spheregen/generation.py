@@ -93,6 +93,14 @@ def generate(
         yield step
 
 
+def watched(walk: Iterator[Step], on_step: Callable[[Step], object] | None) -> Iterator[Step]:
+    """The same steps, each shown to `on_step` as soon as it is there. What that raises ends the generation."""
+    for step in walk:
+        if on_step is not None:
+            on_step(step)
+        yield step
+
+
 def network_passes(steps: int, conditioner: Conditioner, from_image: bool = False) -> int:
     """NFE of `steps` steps: T decodings and T − 1 encodings (T from an image), twice where guided."""
     encodings = steps if from_image else steps - 1
@@ -111,19 +119,20 @@ def sample(
     seed: int = 0,
     first: int = 0,
     batch_size: int = 256,
+    on_step: Callable[[Step], object] | None = None,
 ) -> Tensor:
     """New images: float [B, C, H, W] in [0, 1], on the CPU.
 
     labels: a class an image; the null class (`model.shape.null_label`) asks for none. An unconditional model takes
     `count` instead. steps, guidance (scale), position (a conditioner's name: latent, pixel, combo, none) and sampler
     are the recipe's where not given. Image i depends only on the seed, its number `first + i` and its label, not on
-    the batch.
+    the batch. on_step is called with each step of each batch as soon as it is there; what it raises ends the sampling.
     """
     batches = [
         steps_[-1].images.cpu()
         for steps_ in sample_steps(
             model, labels, count=count, steps=steps, guidance=guidance, position=position, sampler=sampler, seed=seed,
-            first=first, batch_size=batch_size,
+            first=first, batch_size=batch_size, on_step=on_step,
         )
     ]  # fmt: skip
     return torch.cat(batches)
@@ -141,6 +150,7 @@ def sample_steps(
     seed: int = 0,
     first: int = 0,
     batch_size: int = 256,
+    on_step: Callable[[Step], object] | None = None,
 ) -> Iterator[list[Step]]:
     """As `sample`, but all steps of each batch, a batch at a time."""
     y = class_labels(model, labels, count)
@@ -154,16 +164,15 @@ def sample_steps(
     with evaluating(model):
         for begin in range(0, total, batch_size):
             end = min(begin + batch_size, total)
-            yield list(
-                generate(
-                    model,
-                    y[begin:end].to(device) if y is not None else None,
-                    steps=steps,
-                    sampler=sampler,
-                    conditioner=conditioner,
-                    generators=rng.generators(seed, "sample", range(first + begin, first + end), device),
-                )
+            walk = generate(
+                model,
+                y[begin:end].to(device) if y is not None else None,
+                steps=steps,
+                sampler=sampler,
+                conditioner=conditioner,
+                generators=rng.generators(seed, "sample", range(first + begin, first + end), device),
             )
+            yield list(watched(walk, on_step))
 
 
 @torch.no_grad()

@@ -65,7 +65,8 @@ def measure(objective: Objective, mode: FakeTensorMode, images: int, bf16: bool)
         x = torch.empty(images, shape.image.channels, shape.image.size, shape.image.size)
         labels = torch.zeros(images, dtype=torch.int64)
         one = torch.empty(images)
-        draws = Draws(one, one, one, one, torch.empty(images, shape.tokens, shape.latent_channels))
+        e = torch.empty(images, shape.tokens, shape.latent_channels)
+        draws = Draws(one, one, one, one, e, torch.Generator())
         kept: dict[int, Tensor] = {}
         held = {t.untyped_storage()._cdata for t in [*objective.parameters(), *objective.buffers(), x]}
 

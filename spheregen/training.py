@@ -17,7 +17,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from spheregen import optimization, pictures, processes, shards
+from spheregen import optimization, pictures, processes, saving
 from spheregen.checkpoint import CHECKPOINTS, RunFolder, replacing
 from spheregen.errors import RunError, SpheregenError
 from spheregen.generation import sample
@@ -74,7 +74,7 @@ class Trainer:
         # For shards, accelerate adds autocast and no replicas: that is what it calls evaluation.
         self.wrapped = self.accelerator.prepare_model(self.objective, evaluation_mode=self.sharded)
         self.guard = StepGuard(options.spike_factor, options.spike_window, device, statistics_of(self.model))
-        self.writer = shards.CheckpointWriter(
+        self.writer = saving.CheckpointWriter(
             self.run.path / CHECKPOINTS, device, self.slices.processes, self.accelerator.is_main_process
         )
         self.agreement = Agreement(self.slices.processes)
@@ -296,7 +296,7 @@ class Trainer:
         if self.is_main:
             for path in self.run.checkpoints():
                 try:
-                    found = [path.name, shards.check(path, parts)["step"]]
+                    found = [path.name, saving.check(path, parts)["step"]]
                     break
                 except (RunError, KeyError) as error:
                     self.notes.append(f"passed over a damaged checkpoint, {path.name}: {error}")
@@ -304,7 +304,7 @@ class Trainer:
         if name is not None:
             path = self.run.path / CHECKPOINTS / name
             try:
-                shards.read_into(path, parts)
+                saving.read_into(path, parts)
             except Exception as error:
                 raise RunError(f"{path}: could not be read on every process ({error}); a run folder must be one that "
                                "all machines share") from error  # fmt: skip

@@ -30,6 +30,7 @@ FULL: Overrides = ("regularizer.use=batchnorm", "training.flip=0.5", "encoder.de
 GRADIENTS: dict[str, Overrides] = {
     "plain": ("training.clip=1e9",),
     "full": (*FULL, "training.clip=1e9", "training.accumulate=2"),
+    "swd": ("regularizer.use=swd", "regularizer.cache=8", "training.clip=1e9"),
     "recomputed": ("training.clip=1e9", "training.activation_checkpointing=true"),
 }
 CPU = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(sys.path)}
