@@ -118,7 +118,9 @@ class CheckpointWriter:
             of = f"-{process}-of-{self.processes}" if self.processes > 1 else ""
             file.rename(file.with_name(f"{part}{of}.safetensors"))
         with open(saving.aside / STATE, "w", encoding="utf-8") as stream:
-            json.dump(saving.state, stream)
+            json.dump(
+                {**saving.state, "files": sorted(file.name for file in saving.aside.glob("*.safetensors"))}, stream
+            )
             stream.flush()
             os.fsync(stream.fileno())
         if saving.final.exists():
@@ -139,12 +141,13 @@ def files_of(path: Path, part: str) -> list[Path]:
 
 
 def state_of(path: Path) -> dict[str, Any]:
-    """state.json. Raises RunError where it cannot be read."""
+    """state.json, which lists the files. Raises RunError where it, or one of them, cannot be read."""
     try:
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
-        if not isinstance(state, dict):
-            raise ValueError("not a table")
-    except (OSError, ValueError) as error:
+        for name in state["files"]:
+            if not (path / str(name)).is_file():
+                raise ValueError(f"{name} is missing")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: not a readable checkpoint: {error}") from None
     return state
 
@@ -152,7 +155,7 @@ def state_of(path: Path) -> dict[str, Any]:
 def contents_of(path: Path) -> dict[str, Tensor]:
     """What a checkpoint holds, as tensors without values, by full name. Only headers are read.
 
-    Raises RunError where a file is damaged, or a tensor is not there as a whole.
+    Raises RunError where a file is damaged, or a tensor is not there as a whole (but for its end, which nothing tells).
     """
     try:
         found = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata

@@ -126,12 +126,12 @@ def alike(one: Path, other: Path) -> None:
     assert [line["step"] for line in ours] == [line["step"] for line in theirs]
     for line, same_line in zip(ours, theirs, strict=True):
         for term in ("loss", "reconstruction_l1", "consistency_l1", "latent_consistency", "gradient_norm", "lr"):
-            assert same_line[term] == pytest.approx(line[term], rel=1e-3), (line["step"], term)
+            assert same_line[term] == pytest.approx(line[term], rel=1e-5, abs=1e-6), (line["step"], term)
         assert same_line["skipped_steps"] == 0
     expected, found = state_of(one), state_of(other)
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, atol=2e-4, rtol=1e-3)
+        torch.testing.assert_close(found[name], tensor, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("other", ["ddp-2", "fsdp-2", "ddp-4", "fsdp-4"])
@@ -171,7 +171,9 @@ def test_a_sharded_checkpoint_is_safetensors_and_can_be_sampled(runs: Path, tmp_
     for path in newest.iterdir():
         if path.name != "ema-2-of-2.safetensors":
             (under_way / "checkpoints" / newest.name / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(spheregen.RunError, match=r"parts of ema.* are missing"):
+    with pytest.raises(
+        spheregen.RunError, match=r"step-00000010: not a readable checkpoint: ema-2-of-2\.safetensors is missing"
+    ):
         spheregen.load(under_way)
 
 
@@ -188,12 +190,14 @@ def test_a_killed_process_is_started_again_and_training_goes_on(runs: Path, tmp_
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     sets = [f"--set={setting}" for setting in (*TINY, *FULL, f"plugins=[{str(plugin)!r}]")]
-    done = torchrun("--max-restarts=1", "-m", "spheregen", "train", "digits", "--run", tmp_path / "run", *sets,
+    done = torchrun("--max-restarts=1", "-m", "--", "spheregen", "train", "digits", "--run", tmp_path / "run", *sets,
                     processes=2)  # fmt: skip
     assert (tmp_path / "killed").exists()
     assert "resumed at 64 images" in done.stdout
-    assert same(state_of(tmp_path / "run"), state_of(runs / "ddp-2"))
-    assert [m["loss"] for m in metrics_of(tmp_path / "run")] == [m["loss"] for m in metrics_of(runs / "ddp-2")]
+    undisturbed = tmp_path / "undisturbed"
+    torchrun("-m", "--", "spheregen", "train", "digits", "--run", undisturbed, *sets, processes=2)
+    assert same(state_of(tmp_path / "run"), state_of(undisturbed))
+    assert metrics_of(tmp_path / "run")[-1]["loss"] == metrics_of(undisturbed)[-1]["loss"]
 
 
 def test_what_one_process_ignores(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
