@@ -36,7 +36,8 @@ class Trainer:
 
     Running the same recipe into the same folder again takes up its newest good checkpoint; on the CPU the result is
     then, bit for bit, that of a run that was never interrupted. Hooks see this object: `step`, `images_seen`,
-    `total_steps`, `run`, `recipe`, `model` and `ema` are theirs to read; setting `stop` ends the run after this step.
+    `total_steps`, `run`, `recipe`, `model` and `ema` are theirs to read; setting `stop` ends the run after this step, on
+    several processes after the next.
 
     source: images to train on in place of the recipe's own, of the same sizes.
     """
@@ -120,7 +121,7 @@ class Trainer:
                 self._loop()
                 if self.saved != self.step:
                     self.save()
-            except RunError:  # too many steps skipped, on every process: what is being written is from before them
+            except SpheregenError:  # too many steps skipped, bad images: what is being written is from before them
                 self._saved(self.writer.wait(options.keep))
                 raise
             self._saved(self.writer.wait(options.keep))
@@ -145,7 +146,7 @@ class Trainer:
             self.source, self.recipe.seed, self.slices, self.step, options.workers, device.type == "cuda"
         )
         sums: dict[str, Tensor] = {}
-        logged, clock = self.step, time.perf_counter()
+        logged, taken, clock = self.step, self.taken, time.perf_counter()
         stopping = self.agreement.any(self.stop)
         while self.step < self.total_steps and not stopping:
             for name, value in self._train_step(batches).items():
@@ -153,8 +154,9 @@ class Trainer:
             self.step += 1
             self._event("step_end")
             if self.step % log_every == 0 or self.step == self.total_steps:
-                self._log(sums, self.step - logged, clock)
-                sums, logged, clock = {}, self.step, time.perf_counter()
+                self._read_guard()
+                self._log(sums, self.taken - taken, self.step - logged, clock)
+                sums, logged, taken, clock = {}, self.step, self.taken, time.perf_counter()
             if self.step % sample_every == 0 and self.step < self.total_steps:
                 self._sample_grid(self._whole(self.final_model))
             if self.step % checkpoint_every == 0 and self.step < self.total_steps:
@@ -207,13 +209,11 @@ class Trainer:
 
     # -- what it leaves behind -------------------------------------------------------------------------------------
 
-    def _log(self, sums: Mapping[str, Tensor], steps: int, clock: float) -> None:
+    def _log(self, sums: Mapping[str, Tensor], taken: int, steps: int, clock: float) -> None:
         """A line of metrics: means over the steps that were taken of the last `steps`, which began at `clock`."""
-        before = self.taken
-        self._read_guard()
         names = sorted(sums)
         # Without a step taken, means are NaN.
-        means = torch.stack([sums[name].float() for name in names]) / (self.taken - before or float("nan"))
+        means = torch.stack([sums[name].float() for name in names]) / (taken or float("nan"))
         if self.slices.processes > 1:
             means = self.accelerator.reduce(means, "mean")
         values = dict(zip(names, means.tolist(), strict=True))

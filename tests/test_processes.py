@@ -31,6 +31,7 @@ GRADIENTS: dict[str, Overrides] = {
     "plain": ("training.clip=1e9",),
     "full": (*FULL, "training.clip=1e9", "training.accumulate=2"),
     "swd": ("regularizer.use=swd", "regularizer.cache=8", "training.clip=1e9"),
+    "frozen": ("training.encoder_lr_scale=0", "training.clip=1e9"),
     "recomputed": ("training.clip=1e9", "training.activation_checkpointing=true"),
 }
 CPU = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -115,7 +116,7 @@ def test_processes_make_the_gradient_of_one(
         assert all(gradient.isfinite().all() for gradient in expected.values())
     found = load_file(runs / f"{name}-{strategy}-{processes}" / "gradients.safetensors")
     assert found.keys() == expected.keys()
-    assert len(expected) > 50
+    assert len(expected) > 20
     for parameter, gradient in expected.items():
         torch.testing.assert_close(found[parameter], gradient, atol=5e-6, rtol=1e-3)
 

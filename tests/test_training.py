@@ -245,6 +245,14 @@ def test_another_recipe_does_not_take_a_runs_place(tiny: Callable[..., Recipe], 
     spheregen.train(tiny("training.log_images=64", "sampling.steps=3"), tmp_path / "run")  # these may differ
 
 
+def test_saving_in_the_middle_does_not_change_what_is_logged(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    often = spheregen.train(tiny("training.log_images=48", "training.checkpoint_images=16"), tmp_path / "often")
+    never = spheregen.train(tiny("training.log_images=48", "training.checkpoint_images=9999"), tmp_path / "never")
+    lines = [[{**line, "images_per_second": 0} for line in metrics_of(run.path)] for run in (often, never)]
+    assert lines[0] == lines[1]
+    assert same(state_of(often.path), state_of(never.path))
+
+
 def test_sampling_in_the_middle_does_not_change_training(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
     often = spheregen.train(tiny("training.sample_images=16"), tmp_path / "often")
     never = spheregen.train(tiny("training.sample_images=100000"), tmp_path / "never")
