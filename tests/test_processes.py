@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -176,6 +177,22 @@ def test_a_sharded_checkpoint_is_safetensors_and_can_be_sampled(runs: Path, tmp_
         spheregen.RunError, match=r"step-00000010: not a readable checkpoint: ema-2-of-2\.safetensors is missing"
     ):
         spheregen.load(under_way)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete"])
+def test_a_sharded_checkpoint_that_is_damaged_is_passed_over(runs: Path, tmp_path: Path, damage: str) -> None:
+    shutil.copytree(runs / "fsdp-2", tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    folder.model.unlink()
+    file = folder.checkpoints()[0] / "optimizer-2-of-2.safetensors"
+    if damage == "truncate":
+        file.write_bytes(file.read_bytes()[:-100])
+    else:
+        file.unlink()
+    trainer = Trainer(tiny_recipe(*FULL), folder.path)
+    assert trainer.fit()
+    assert trainer.notes[0].startswith("passed over a damaged checkpoint, step-00000010: ")
+    alike(runs / "alone", folder.path)
 
 
 def test_a_killed_process_is_started_again_and_training_goes_on(runs: Path, tmp_path: Path) -> None:
