@@ -36,8 +36,8 @@ class Trainer:
 
     Running the same recipe into the same folder again takes up its newest good checkpoint; on the CPU the result is
     then, bit for bit, that of a run that was never interrupted. Hooks see this object: `step`, `images_seen`,
-    `total_steps`, `run`, `recipe`, `model` and `ema` are theirs to read; setting `stop` ends the run after this step or,
-    on several processes, after the next.
+    `total_steps`, `run`, `recipe`, `model` and `ema` are theirs to read; setting `stop` ends the run after this step
+    or, on several processes, the next.
 
     source: images to train on in place of the recipe's own, of the same sizes.
     """
