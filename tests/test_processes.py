@@ -35,7 +35,12 @@ GRADIENTS: dict[str, Overrides] = {
     "frozen": ("training.encoder_lr_scale=0", "training.clip=1e9"),
     "recomputed": ("training.clip=1e9", "training.activation_checkpointing=true"),
 }
-CPU = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(sys.path)}
+CPU = {
+    **ENVIRONMENT,
+    "ACCELERATE_USE_CPU": "true",
+    "PYTHONPATH": os.pathsep.join(sys.path),
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # for restarts; see docs/scaling.md
+}
 
 
 def torchrun(*words: str | Path, processes: int) -> subprocess.CompletedProcess[str]:
@@ -195,7 +200,7 @@ def test_a_sharded_checkpoint_that_is_damaged_is_passed_over(runs: Path, tmp_pat
     alike(runs / "alone", folder.path)
 
 
-def test_a_killed_process_is_started_again_and_training_goes_on(runs: Path, tmp_path: Path) -> None:
+def test_a_killed_process_is_started_again_and_training_goes_on(tmp_path: Path) -> None:
     """torchrun's elasticity: the main process is killed after its first checkpoints."""
     plugin = tmp_path / "fate.py"
     plugin.write_text(
