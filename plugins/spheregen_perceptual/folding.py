@@ -38,11 +38,16 @@ def without_batch_norms(net: nn.Module, example: Tensor) -> nn.Module:
         handle.remove()
     names = {module: name for name, module in folded.named_modules()}
     for conv, norm in pairs:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
         conv.requires_grad_(False)
         folded.set_submodule(names[norm], getattr(norm, "act", nn.Identity()))
     outputs, originals = (o if isinstance(o, list) else [o] for o in (folded(example), expected))
-    same = all(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max())) for a, b in zip(outputs, originals))
+    same = all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
+        for a, b in zip(outputs, originals, strict=True)
+    )
     return folded if same else net
