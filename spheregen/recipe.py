@@ -361,7 +361,7 @@ def _names(registry: Registry, kind: str) -> list[str]:
 
 
 def _section(kind: str, table: Any, default: str | None, origins: Origins, registry: Registry) -> Section | None:
-    """A component's section: without a table the default's, "" being none. Raises RecipeError, a line a fault."""
+    """A component's section; without a table the default's, "" being none. Raises RecipeError, a line a fault."""
     if table is None and default is None:
         raise RecipeError(origins.fault((kind,), f"section is missing; use = one of {_names(registry, kind)}"))
     if table is None and not default:

@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from spheregen_vit.layers import AdaLN, Block, ConvPixels, LinearPixels, rotary_table, sincos_table
+from spheregen_vit.layers import AdaLN, Block, ConvPixels, LinearPixels, rotary_table, rotate, sincos_table
 from spheregen_vit.networks import ViTMixerDecoder, ViTMixerEncoder
-from timm.layers import apply_rot_embed_cat
 
 from spheregen import ImageSpec, ModelShape, Recipe, SphereModel
 
@@ -68,7 +67,7 @@ def test_rope_turns_pairs_by_row_in_the_first_half_and_by_column_in_the_second()
     head, row, column = 8, 2, 1
     table = rotary_table(grid=3, head_dim=head)
     x = torch.tensor([1.0, 0.0] * (head // 2)).expand(1, 1, 9, head)
-    turned = apply_rot_embed_cat(x, table)[0, 0, row * 3 + column]
+    turned = rotate(x, table)[0, 0, row * 3 + column]
     angles = [row * 1.0, row * 10000**-0.5, column * 1.0, column * 10000**-0.5]
     expected = torch.tensor([[math.cos(a), math.sin(a)] for a in angles]).flatten()
     torch.testing.assert_close(turned, expected)
@@ -80,7 +79,7 @@ def test_rope_makes_attention_depend_on_relative_positions() -> None:
     q, k = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
 
     def product(i: int, j: int) -> float:
-        rotated = [apply_rot_embed_cat(t.expand(1, 1, 16, 16), table)[0, 0, n] for t, n in ((q, i), (k, j))]
+        rotated = [rotate(t.expand(1, 1, 16, 16), table)[0, 0, n] for t, n in ((q, i), (k, j))]
         return float(rotated[0] @ rotated[1])
 
     assert product(0, 5) == pytest.approx(product(4, 9), abs=1e-4)

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import torch
-from timm.layers import AttentionRope, GluMlp, Mlp, RmsNorm
+from timm.layers import AttentionRope, GluMlp, Mlp
 from timm.layers.pos_embed_sincos import build_rotary_pos_embed, build_sincos2d_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """AdaLN: x·(1 + scale) + shift. x: [B, N, D]; shift, scale: [B, D]."""
-    return torch.addcmul(shift.unsqueeze(1), x, 1 + scale.unsqueeze(1))
+class RmsNorm(nn.Module):
+    """x·weight / √(mean x² + ε) over the channels; with AdaLN's modulation, ·(1 + scale) + shift on top of it.
+
+    The statistics and the result are float32. torch's own is a chain of small kernels on processors, and takes no
+    modulation: here the weight and the scale, [B, D] both, are multiplied before they meet the tokens.
+    """
+
+    eps = 1e-6
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+        """x [B, N, D]; shift and scale [B, D], both or neither -> [B, N, D]."""
+        x = x.float()
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        x = x * torch.rsqrt(norm.square() / x.shape[-1] + self.eps)
+        if shift is None or scale is None:
+            return x * self.weight
+        return torch.addcmul(shift.float().unsqueeze(1), x, (self.weight * (1 + scale.float())).unsqueeze(1))
 
 
 def sincos_table(grid: int, dim: int) -> Tensor:
@@ -25,9 +43,38 @@ def sincos_table(grid: int, dim: int) -> Tensor:
 
 def rotary_table(grid: int, head_dim: int) -> Tensor:
     """2-D axial RoPE [N, 2·head_dim] (sines, then cosines; theta 10000): the first half of a head's channels turns
-    with the row, the second with the column, neighbouring channels in pairs."""
+    with the row, the second with the column, neighbouring channels in pairs.
+
+    The sine of a pair's first channel is negative, as `rotate` wants it.
+    """
     sin, cos = build_rotary_pos_embed([grid, grid], dim=head_dim, in_pixels=False, temperature=10000.0)
+    sin[:, 0::2].neg_()
     return torch.cat([sin, cos], dim=-1)
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn pairs of channels: x [..., N, d] by a `rotary_table` of x's type, [N, 2·d]."""
+    sin, cos = table.chunk(2, dim=-1)
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(x * cos, swapped, sin)
+
+
+class Attention(AttentionRope):
+    """timm's, with fewer and faster kernels: queries and keys are turned at once, and on processors the products are
+    plain ones, where torch's fused attention is the slower on the few tokens there are (in bf16 by several times)."""
+
+    PLAIN_TOKENS = 256  # at most so many on a processor; more would take memory for the attention's weights
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:  # type: ignore[override]
+        """x [B, N, D], rope from `rotary_table` -> [B, N, D]."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        qk, v = qkv[:2], qkv[2]  # [2, B, heads, N, d] and [B, heads, N, d]
+        q, k = rotate(qk, rope.to(qk.dtype)).unbind()
+        if x.is_cpu and x.shape[1] <= self.PLAIN_TOKENS:
+            out = ((q * self.scale) @ k.transpose(-2, -1)).softmax(-1) @ v
+        else:
+            out = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(out.transpose(1, 2).flatten(2))
 
 
 class AdaLN(nn.Module):
@@ -47,9 +94,9 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, heads: int, conditional: bool) -> None:
         super().__init__()
-        self.norm1 = RmsNorm(dim, eps=1e-6)
-        self.attn = AttentionRope(dim, heads, num_prefix_tokens=0)
-        self.norm2 = RmsNorm(dim, eps=1e-6)
+        self.norm1 = RmsNorm(dim)
+        self.attn = Attention(dim, heads, num_prefix_tokens=0)
+        self.norm2 = RmsNorm(dim)
         hidden = int(8 / 3 * dim)
         self.mlp = GluMlp(dim, 2 * hidden, act_layer=nn.SiLU, gate_last=False)
         self.adaln = AdaLN(dim, 6) if conditional else None
@@ -60,8 +107,8 @@ class Block(nn.Module):
             x = x + self.attn(self.norm1(x), rope)
             return x + self.mlp(self.norm2(x))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaln(condition)
-        x = torch.addcmul(x, gate1.unsqueeze(1), self.attn(modulate(self.norm1(x), shift1, scale1), rope))
-        return torch.addcmul(x, gate2.unsqueeze(1), self.mlp(modulate(self.norm2(x), shift2, scale2)))
+        x = torch.addcmul(x, gate1.unsqueeze(1), self.attn(self.norm1(x, shift1, scale1), rope))
+        return torch.addcmul(x, gate2.unsqueeze(1), self.mlp(self.norm2(x, shift2, scale2)))
 
 
 class Head(nn.Module):
@@ -69,13 +116,13 @@ class Head(nn.Module):
 
     def __init__(self, dim: int, out: int, conditional: bool) -> None:
         super().__init__()
-        self.norm = RmsNorm(dim, eps=1e-6) if conditional else None
+        self.norm = RmsNorm(dim) if conditional else None
         self.adaln = AdaLN(dim, 2) if conditional else None
         self.linear = nn.Linear(dim, out)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         if self.norm is not None and self.adaln is not None:
-            x = modulate(self.norm(x), *self.adaln(condition))
+            x = self.norm(x, *self.adaln(condition))
         return self.linear(x)
 
 
@@ -84,10 +131,10 @@ class MixerBlock(nn.Module):
 
     def __init__(self, tokens: int, dim: int) -> None:
         super().__init__()
-        self.norm1 = RmsNorm(dim, eps=1e-6)
+        self.norm1 = RmsNorm(dim)
         self.token_mlp = Mlp(tokens, tokens, act_layer=nn.SiLU)
         self.gate1 = nn.Parameter(torch.zeros(1))
-        self.norm2 = RmsNorm(dim, eps=1e-6)
+        self.norm2 = RmsNorm(dim)
         self.channel_mlp = Mlp(dim, 2 * dim, act_layer=nn.SiLU)
         self.gate2 = nn.Parameter(torch.zeros(1))
 
@@ -100,7 +147,7 @@ class Mixer(nn.Sequential):
     """MLP-Mixer over [B, N, D], ended by a learned RMSNorm that bounds the latent's magnitude (Section 2.4)."""
 
     def __init__(self, tokens: int, dim: int, depth: int) -> None:
-        super().__init__(*[MixerBlock(tokens, dim) for _ in range(depth)], RmsNorm(dim, eps=1e-6))
+        super().__init__(*[MixerBlock(tokens, dim) for _ in range(depth)], RmsNorm(dim))
 
 
 class LinearPixels(nn.Module):
