@@ -6,12 +6,14 @@ that its backward pass will need are added up. Everything else follows from the 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spheregen.errors import SpheregenError, suggest
 from spheregen.flops import count_flops
@@ -53,14 +55,16 @@ class Step:
     activations: int
 
 
-def measure_step(recipe: Recipe, images: int, bf16: bool, checkpointing: bool) -> Step:
-    """Run a training step of the recipe on fake tensors."""
-    return measure(*fake_objective(recipe, checkpointing), images, bf16)
+def measure_step(recipe: Recipe, images: int, bf16: bool, checkpointing: bool, fused: bool = True) -> Step:
+    """Run a training step of the recipe on fake tensors. fused: with attention that keeps no weights, as GPUs have it;
+    on a processor networks may choose."""
+    return measure(*fake_objective(recipe, checkpointing), images, bf16, fused)
 
 
-def measure(objective: Objective, mode: FakeTensorMode, images: int, bf16: bool) -> Step:
+def measure(objective: Objective, mode: FakeTensorMode, images: int, bf16: bool, fused: bool = True) -> Step:
     """Run a training step of an objective from `fake_objective`."""
-    with mode:
+    attention = sdpa_kernel(SDPBackend.FLASH_ATTENTION) if fused else nullcontext()
+    with mode, attention:
         shape = objective.model.shape
         x = torch.empty(images, shape.image.channels, shape.image.size, shape.image.size)
         labels = torch.zeros(images, dtype=torch.int64)

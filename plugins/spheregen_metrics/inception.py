@@ -7,7 +7,6 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
 import spheregen
 
@@ -28,6 +27,8 @@ class InceptionFeatures(spheregen.FeatureExtractor, name="inception"):
     def __init__(self, options: Options) -> None:
         """Raises WeightsError where the weights cannot be had."""
         super().__init__(options)
+        from torch_fidelity import feature_extractor_inceptionv3 as theirs  # slow to import
+
         path = Path(options.weights).expanduser() if options.weights else weights.torch_file(theirs.URL_INCEPTION_V3)
         tensors = weights.read(path)
         # Its constructor insists on loading weights itself, and would unpickle them.

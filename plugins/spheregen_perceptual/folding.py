@@ -46,8 +46,6 @@ def without_batch_norms(net: nn.Module, example: Tensor) -> nn.Module:
         conv.requires_grad_(False)
         folded.set_submodule(names[norm], getattr(norm, "act", nn.Identity()))
     outputs, originals = (o if isinstance(o, list) else [o] for o in (folded(example), expected))
-    same = all(
-        torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
-        for a, b in zip(outputs, originals, strict=True)
-    )
+    together = zip(outputs, originals, strict=True)
+    same = all(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max())) for a, b in together)
     return folded if same else net

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 import spheregen
@@ -15,11 +14,11 @@ from spheregen_perceptual.frozen import FrozenDistance, FrozenOptions, unit
 
 weights = spheregen.pretrained.weights
 
-# lpips's name of its backbone, and where torchvision publishes the ImageNet weights.
+# lpips's name of its backbone, and torchvision's of its ImageNet weights.
 BACKBONES = {
-    "vgg": ("vgg16", torchvision.models.VGG16_Weights.IMAGENET1K_V1.url),
-    "alex": ("alexnet", torchvision.models.AlexNet_Weights.IMAGENET1K_V1.url),
-    "squeeze": ("squeezenet", torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1.url),
+    "vgg": ("vgg16", "VGG16_Weights"),
+    "alex": ("alexnet", "AlexNet_Weights"),
+    "squeeze": ("squeezenet", "SqueezeNet1_1_Weights"),
 }
 # LPIPS takes (2x − 1 − shift) / scale, which is ImageNet's normalisation.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -46,7 +45,7 @@ class LPIPSDistance(FrozenDistance, name="lpips"):
 
     def _pretrained(self) -> nn.Module:
         net, file = self.options.net, self.options.weights
-        path = Path(file).expanduser() if file else weights.torch_file(BACKBONES[net][1])
+        path = Path(file).expanduser() if file else weights.torch_file(published(net))
         with torch.device("meta"):  # so that no time goes into random weights
             backbone = self.network(self.options).to_empty(device="cpu")
         tensors = weights.read(path)
@@ -72,6 +71,13 @@ class LPIPSDistance(FrozenDistance, name="lpips"):
         """The sum over stages of the mean over places of the weighted squared differences: [B]."""
         parts = zip(self.channel_weights, a, b, strict=True)
         return sum(((fa - fb).square() * w).sum(1).mean((1, 2)) for w, fa, fb in parts)  # type: ignore[return-value]
+
+
+def published(net: str) -> str:
+    """Where torchvision publishes a backbone's ImageNet weights."""
+    import torchvision  # slow to import
+
+    return getattr(torchvision.models, BACKBONES[net][1]).IMAGENET1K_V1.url
 
 
 def _channel_weights(net: str) -> list[Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any, Literal
 
-import timm
 import torch
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
@@ -42,6 +41,8 @@ class TimmDistance(FrozenDistance, name="timm"):
 
     @staticmethod
     def network(options: Options) -> nn.Module:
+        import timm  # slow to import
+
         return timm.create_model(options.model, features_only=options.layers == "features")
 
     @classmethod

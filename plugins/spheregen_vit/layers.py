@@ -61,7 +61,10 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 class Attention(AttentionRope):
     """timm's, with fewer and faster kernels: queries and keys are turned at once, and on processors the products are
-    plain ones, where torch's fused attention is the slower on the few tokens there are (in bf16 by several times)."""
+    plain ones, where torch's fused attention is the slower on the few tokens there are (in bf16 by several times).
+
+    `torch.nn.attention.sdpa_kernel` without MATH forbids plain products here as it does in torch.
+    """
 
     PLAIN_TOKENS = 256  # at most so many on a processor; more would take memory for the attention's weights
 
@@ -70,7 +73,7 @@ class Attention(AttentionRope):
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         qk, v = qkv[:2], qkv[2]  # [2, B, heads, N, d] and [B, heads, N, d]
         q, k = rotate(qk, rope.to(qk.dtype)).unbind()
-        if x.is_cpu and x.shape[1] <= self.PLAIN_TOKENS:
+        if x.is_cpu and x.shape[1] <= self.PLAIN_TOKENS and torch.backends.cuda.math_sdp_enabled():
             out = ((q * self.scale) @ k.transpose(-2, -1)).softmax(-1) @ v
         else:
             out = F.scaled_dot_product_attention(q, k, v)

@@ -1,4 +1,8 @@
-"""The ViT-Mixer encoder and decoder."""
+"""The ViT-Mixer encoder and decoder.
+
+Their layers are imported where a network is made: they need timm, which takes seconds to import, and commands such as
+`spheregen plugins list` want no more than the options.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,6 @@ from torch import Tensor, nn
 
 import spheregen
 from spheregen_vit.authors import authors_names
-from spheregen_vit.layers import (
-    AdaLN,
-    Block,
-    ConvPixels,
-    Head,
-    LinearPixels,
-    Mixer,
-    rotary_table,
-    sincos_table,
-)
 
 
 class Size(NamedTuple):
@@ -56,42 +50,6 @@ class ViTOptions(spheregen.Options):
         return Size(self.width or named.width, self.depth or named.depth, self.heads or named.heads)
 
 
-class ViT(nn.Module):
-    """What both networks share: positions, class table and transformer blocks."""
-
-    def __init__(self, options: ViTOptions, shape: spheregen.ModelShape) -> None:
-        super().__init__()
-        width, depth, heads = options.dimensions
-        conditional = shape.num_classes > 0
-        # One further row for the null class, the last.
-        self.classes = nn.Embedding(shape.num_classes + 1, width) if conditional else None
-        self.blocks = nn.ModuleList([Block(width, heads, conditional) for _ in range(depth)])
-        self.positions: Tensor
-        self.rope: Tensor
-        self.register_buffer("positions", sincos_table(shape.grid, width), persistent=False)
-        self.register_buffer("rope", rotary_table(shape.grid, width // heads), persistent=False)
-
-    def embed(self, labels: Tensor) -> Tensor:
-        """Rows of the class table: int64 [B] -> [B, width]."""
-        if self.classes is None:
-            raise spheregen.SpheregenError("an unconditional network has no classes to embed")
-        return self.classes(labels)
-
-    def condition(self, labels: Tensor | None) -> Tensor | None:
-        """labels, int64 [B] or embedding vectors [B, width] -> [B, width]; None for an unconditional network."""
-        if self.classes is None:
-            return None
-        if labels is None:
-            raise ValueError("a conditional network needs labels; the null label stands for no class")
-        return labels if labels.is_floating_point() else self.classes(labels)
-
-    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        x = x + self.positions
-        for block in self.blocks:
-            x = block(x, self.rope, condition)
-        return x
-
-
 def check(options: ViTOptions, shape: spheregen.ModelShape) -> None:
     width, _, heads = options.dimensions
     if width % heads:
@@ -103,20 +61,6 @@ def check(options: ViTOptions, shape: spheregen.ModelShape) -> None:
                          f"divide {shape.image.size}")  # fmt: skip
 
 
-def initialise(network: nn.Module) -> None:
-    """Linear layers Xavier uniform, biases 0; class table normal(0.02); modulations 0, so that AdaLN starts as the
-    identity. The output heads are zeroed by their owners."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-    for module in network.modules():
-        if isinstance(module, AdaLN):
-            nn.init.zeros_(module.linear.weight)
-
-
 class ViTMixerEncoder(spheregen.Encoder, name="vit-mixer"):
     """Patches → ViT → d channels a token → MLP-Mixer, the sphere's last stop."""
 
@@ -126,6 +70,9 @@ class ViTMixerEncoder(spheregen.Encoder, name="vit-mixer"):
     check = staticmethod(check)
 
     def __init__(self, options: Options, shape: spheregen.ModelShape) -> None:
+        from spheregen_vit.layers import Head, Mixer
+        from spheregen_vit.vit import ViT, initialise
+
         super().__init__(options, shape)
         width = options.dimensions.width
         self.stem = nn.Sequential(
@@ -166,6 +113,9 @@ class ViTMixerDecoder(spheregen.Decoder, name="vit-mixer"):
     check = staticmethod(check)
 
     def __init__(self, options: Options, shape: spheregen.ModelShape) -> None:
+        from spheregen_vit.layers import ConvPixels, Head, LinearPixels, Mixer
+        from spheregen_vit.vit import ViT, initialise
+
         super().__init__(options, shape)
         width = options.dimensions.width
         self.stem = nn.Linear(shape.latent_channels, width)

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import timm
 from pydantic import field_validator, model_validator
-from timm.models import get_pretrained_cfg
 from torch import nn
 
 from spheregen.component import Options
@@ -31,6 +29,8 @@ class TimmOptions(Options):
     @field_validator("model")
     @classmethod
     def _known(cls, name: str) -> str:
+        import timm  # slow to import, here and below
+
         architecture, _, tag = name.partition(".")
         if not timm.is_model(architecture):
             near = difflib.get_close_matches(architecture, timm.list_models(), n=1)
@@ -52,6 +52,8 @@ def timm_model(options: TimmOptions, features_only: bool = False) -> nn.Module:
     features_only: timm's form that returns the maps after each stage. Raises WeightsError where the weights cannot be
     had or do not fit.
     """
+    import timm
+
     overlay: dict[str, Any]
     if options.weights == "package":
         source = Path(efficientnet_lite0.file())
@@ -91,6 +93,8 @@ def _quiet(name: str) -> Iterator[None]:
 
 def published(model: str) -> Path:
     """The file of a model's published weights. Raises WeightsError where it cannot be had."""
+    from timm.models import get_pretrained_cfg
+
     cfg = get_pretrained_cfg(model)
     if cfg is not None and cfg.hf_hub_id:
         return weights.hub_file(cfg.hf_hub_id, [cfg.hf_hub_filename] if cfg.hf_hub_filename else weights.HUB_NAMES)

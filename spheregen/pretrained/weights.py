@@ -17,7 +17,6 @@ from urllib.request import Request, urlopen
 
 import huggingface_hub
 import torch
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from spheregen.errors import WeightsError, misfits
@@ -88,6 +87,8 @@ def read(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file")
+    from timm.models import load_state_dict  # slow to import
+
     try:
         tensors = load_state_dict(str(path), weights_only=True)
     except Exception as error:  # readers raise whatever the bytes of a broken file provoke
