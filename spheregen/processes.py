@@ -26,20 +26,20 @@ def is_sharded(module: nn.Module) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in module.parameters())
 
 
-def shard(accelerator: Accelerator, objective: Objective, average: SphereModel | None) -> None:
+def shard(accelerator: Accelerator, objective: Objective, average: SphereModel | None, dtype: torch.dtype) -> None:
     """FSDP2, in place: each repeated block of the networks and what is left is cut over all processes, and so will be
     its gradients and its optimizer's state. The moving average is cut alike; it is never run.
 
-    A block is whole while it computes, in bf16 where training is. A perceptual distance, which is frozen, stays whole.
-    Call it with weights on the CPU: they go to the device a block at a time.
+    A block is whole while it computes, as `dtype`, which is bf16 where training autocasts to it. A perceptual distance,
+    which is frozen, stays whole. Call it with weights on the CPU: they go to the device a block at a time.
     """
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     options: dict[str, Any] = {"mesh": mesh}
-    if accelerator.mixed_precision == "bf16":
+    if dtype != torch.float32:
         # Autocast alone would keep a bf16 copy of every whole weight until the backward pass. Activations are left to
         # autocast, so that they have the precision that they have in replicas.
         options["mp_policy"] = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+            param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
     frozen = set(objective.perceptual.parameters()) if objective.perceptual is not None else set()
     for model, root in ((objective.model, objective), (average, average)):

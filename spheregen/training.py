@@ -51,7 +51,9 @@ class Trainer:
         self.notes: list[str] = []
         self.stop = False
         options = recipe.training
-        self.accelerator = Accelerator(mixed_precision="bf16" if _bf16(options.precision) else "no")
+        self.dtype = torch.bfloat16 if _bf16(options.precision) else torch.float32  # of the forward pass
+        # accelerate has one precision a process, where recipes that are trained one after the other may differ.
+        self.accelerator = Accelerator(mixed_precision="no")
         device = self.accelerator.device
         self.slices = Slices(
             options.batch_size, options.accumulate, self.accelerator.num_processes, self.accelerator.process_index
@@ -69,11 +71,10 @@ class Trainer:
         self.ema = ModelEmaV3(self.model, options.ema, use_warmup=True) if options.ema else None
         prepare_blocks(self.model, options.compile, options.activation_checkpointing)  # after the average was copied
         if self.sharded:
-            processes.shard(self.accelerator, self.objective, self.ema.module if self.ema else None)
+            processes.shard(self.accelerator, self.objective, self.ema.module if self.ema else None, self.dtype)
         self.optimizer = optimization.adamw(self.model, options)
         self.schedule = optimization.cosine(self.optimizer, options, len(self.source))
-        # For shards, accelerate adds autocast and no replicas: that is what it calls evaluation.
-        self.wrapped = self.accelerator.prepare_model(self.objective, evaluation_mode=self.sharded)
+        self.wrapped = self.objective if self.sharded else self.accelerator.prepare_model(self.objective)
         self.guard = StepGuard(options.spike_factor, options.spike_window, device, statistics_of(self.model))
         self.writer = saving.CheckpointWriter(
             self.run.path / CHECKPOINTS, device, self.slices.processes, self.accelerator.is_main_process
@@ -183,7 +184,8 @@ class Trainer:
             last = part == options.accumulate - 1
             with nullcontext() if last or self.sharded else accelerator.no_sync(self.wrapped):
                 y = labels.to(device, non_blocking=True)
-                loss, terms = self.wrapped(x, y, draws.take(rows, self.model.shape, device))
+                with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+                    loss, terms = self.wrapped(x, y, draws.take(rows, self.model.shape, device))
                 accelerator.backward(loss / options.accumulate)
             for name, term in terms.items():
                 metrics[name] = metrics.get(name, 0) + term / options.accumulate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 # Must be set before torch is imported anywhere: tests are many small computations, and some start processes.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from collections.abc import Callable
