@@ -13,13 +13,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
+from agreement import flat, rows_of, train_classifier
 from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
-from sklearn.svm import SVC
-from torch import Tensor
 
 import spheregen
 
@@ -28,16 +26,6 @@ MEANING = """agreement: a classifier trained on real digits sees the class that 
 spread: standard deviation of a pixel within a class, as a share of real digits'
 precision, recall: by 3 nearest neighbours, against held-out digits (for those, against training digits)
 nearest: mean distance to the nearest training image, pixels in [0, 1]"""
-
-
-def flat(images: Tensor) -> np.ndarray:
-    """Images [n, C, H, W] in [0, 1] as rows."""
-    return images.flatten(1).numpy()
-
-
-def all_of(source: spheregen.ImageSource) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = zip(*(source[i] for i in range(len(source))), strict=True)
-    return flat(torch.stack(images).float() / 255), np.array(labels)
 
 
 def spread(images: np.ndarray, labels: np.ndarray) -> float:
@@ -66,9 +54,9 @@ def main() -> None:
 
     model = spheregen.load(arguments.run)
     assert model.recipe is not None
-    training, training_labels = all_of(model.recipe.data.build())
-    held_out, held_out_labels = all_of(model.recipe.held_out())
-    classifier = SVC(C=10).fit(training, training_labels)
+    training, training_labels = rows_of(model.recipe.data.build())
+    held_out, held_out_labels = rows_of(model.recipe.held_out())
+    classifier = train_classifier(training, training_labels)
     labels = np.arange(SAMPLES) % 10
 
     rows: dict[str, dict[str, float]] = {}

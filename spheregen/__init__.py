@@ -18,9 +18,10 @@ from spheregen.registry import Registry, register, registry
 
 if TYPE_CHECKING:
     from spheregen import pretrained, rng, sphere
+    from spheregen.calibration import recalibrated
     from spheregen.checkpoint import load
     from spheregen.copies import find_copies
-    from spheregen.editing import crossover, interpolate, restyle
+    from spheregen.editing import crossover, interpolate, restyle, vary
     from spheregen.evaluation import evaluate
     from spheregen.export import export_folder, export_onnx
     from spheregen.generation import Step, generate, reconstruct, sample
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     )
     from spheregen.model import SphereModel
     from spheregen.objective import Objective
+    from spheregen.packing import pack
     from spheregen.recipe import Recipe
+    from spheregen.shard_index import Shard, ShardIndex
     from spheregen.training import Trainer, train
 
 __version__ = "0.1.0"
@@ -54,10 +57,12 @@ _LAZY = {
     "crossover": "editing",
     "interpolate": "editing",
     "restyle": "editing",
+    "vary": "editing",
     "find_copies": "copies",
     "inspect_latents": "inspection",
     "evaluate": "evaluation",
     "generate": "generation",
+    "recalibrated": "calibration",
     "reconstruct": "generation",
     "sample": "generation",
     "export_folder": "export",
@@ -76,6 +81,9 @@ _LAZY = {
     "SphereModel": "model",
     "Objective": "objective",
     "Recipe": "recipe",
+    "pack": "packing",
+    "Shard": "shard_index",
+    "ShardIndex": "shard_index",
     "load": "checkpoint",
     "Trainer": "training",
     "train": "training",
@@ -117,6 +125,8 @@ __all__ = [
     "Regularizer",
     "RunError",
     "Sampler",
+    "Shard",
+    "ShardIndex",
     "SphereModel",
     "SpheregenError",
     "Step",
@@ -133,9 +143,11 @@ __all__ = [
     "inspect_latents",
     "interpolate",
     "load",
+    "pack",
     "pretrained",
     "push",
     "read_image",
+    "recalibrated",
     "reconstruct",
     "register",
     "registry",
@@ -145,4 +157,5 @@ __all__ = [
     "sphere",
     "suggest",
     "train",
+    "vary",
 ]

@@ -93,9 +93,12 @@ def benchmark(
         trainer = trainer_for(recipe, folder)
         device = trainer.accelerator.device
         on_progress("matrix products")
-        dtype = torch.bfloat16 if trainer.accelerator.mixed_precision == "bf16" else torch.float32
-        peak = matmul_peak(device, dtype)
-        report: dict[str, Any] = {"recipe": recipe.name, **machine(device), "precision": str(dtype).split(".")[1]}
+        peak = matmul_peak(device, trainer.dtype)
+        report: dict[str, Any] = {
+            "recipe": recipe.name,
+            **machine(device),
+            "precision": str(trainer.dtype).split(".")[1],
+        }
         report["matmul_peak_flops"] = peak
         report["batch_size"] = recipe.training.batch_size
         report["images"] = "random" if isinstance(trainer.source, RandomImages) else recipe.data.component.name

@@ -68,7 +68,7 @@ def write(
         f"{load}\nimages = spheregen.sample(model, {first}steps={recipe.sampling.steps}, seed=0)"
         f"  # float [1, {image.channels}, {image.size}, {image.size}] in [0, 1]\n```",
         "## Model",
-        _table(["", ""], _facts(model, about)),
+        _table(["", ""], facts(model, about)),
     ]
     if rows:
         parts += ["## Evaluation", _metrics(rows), _measured(rows[0]["settings"])]
@@ -81,13 +81,13 @@ def write(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _facts(model: SphereModel, about: Mapping[str, str]) -> list[list[str]]:
-    """The recipe in short."""
+def facts(model: SphereModel, about: Mapping[str, str]) -> list[list[str]]:
+    """The recipe in short: what and its value, a row each. about: the header of the weights file."""
     recipe, shape = model.recipe, model.shape
     assert recipe is not None
     channels = {1: "grey", 3: "RGB"}.get(shape.image.channels, f"{shape.image.channels} channels")
     noise, sampler = recipe.noise, recipe.sampler
-    facts = [
+    told = [
         ["images", f"{shape.image.size}×{shape.image.size}, {channels}"],
         ["classes", str(shape.num_classes) if shape.num_classes else "unconditional"],
         ["latent", f"{shape.grid}×{shape.grid} tokens of {shape.latent_channels} channels, L = {shape.latent_dim}"],
@@ -99,14 +99,14 @@ def _facts(model: SphereModel, about: Mapping[str, str]) -> list[list[str]]:
         ["data", str(recipe.data.component.name)],
     ]
     if (images := about.get("images", "")).isdigit():
-        facts.append(["training", f"{int(images):,} images seen, batches of {recipe.training.batch_size}"])
+        told.append(["training", f"{int(images):,} images seen, batches of {recipe.training.batch_size}"])
     if weights := about.get("weights"):
         average = f"moving average, decay {recipe.training.ema:g}"
-        facts.append(["weights", average if weights == "ema" else weights])
+        told.append(["weights", average if weights == "ema" else weights])
     if imported := about.get("imported"):
         epochs = f", {about['epochs']} epochs" if "epochs" in about else ""
-        facts.append(["imported from", f"{imported}, made with the paper's authors' code{epochs}"])
-    return facts
+        told.append(["imported from", f"{imported}, made with the paper's authors' code{epochs}"])
+    return told
 
 
 def _section(section: Any) -> str:

@@ -3,7 +3,7 @@
 runs/digits/
   recipe.toml          as resolved
   model.safetensors    the finished weights; with recipe.toml all that `load` needs
-  checkpoints/step-00001000/{model,ema,optimizer}.safetensors, state.json
+  checkpoints/step-00001000/{model,ema,optimizer,guard}*.safetensors, state.json    see saving.py
   metrics.jsonl  samples/*.png
 """
 
@@ -34,13 +34,17 @@ from spheregen.registry import registry
 RECIPE, MODEL, CHECKPOINTS, METRICS, SAMPLES = (
     "recipe.toml", "model.safetensors", "checkpoints", "metrics.jsonl", "samples"
 )  # fmt: skip
-# Settings that may differ when a run is taken up again: they change what is recorded, not what is learnt.
+# Settings that may differ when a run is taken up again: they change what is recorded or where it is computed, not what
+# is learnt; and the limits of skipped steps, without which a run that came to them could not go on.
 FREE = {
-    "training": {"log_images", "sample_images", "checkpoint_images", "keep", "workers", "activation_checkpointing"},
+    "training": {
+        "log_images", "sample_images", "checkpoint_images", "keep", "workers", "activation_checkpointing", "strategy",
+        "accumulate", "max_skipped", "spike_factor",
+    },
     "sampling": None,
     "features": None,
     "evaluation": None,
-}
+}  # fmt: skip
 
 
 @contextmanager
@@ -145,69 +149,49 @@ class RunFolder:
         """Complete checkpoints, newest first."""
         return sorted((self.path / CHECKPOINTS).glob("step-*"), reverse=True)
 
-    def save_checkpoint(
-        self,
-        step: int,
-        tensors: dict[str, dict[str, Tensor]],
-        abouts: dict[str, dict[str, str]],
-        state: dict[str, Any],
-        keep: int,
-    ) -> Path:
-        """Write one checkpoint: a safetensors file for each entry of `tensors`, `abouts` in their headers, and `state`
-        as JSON.
-
-        Older ones beyond `keep` are removed once it is complete.
-        """
-        final = self.path / CHECKPOINTS / f"step-{step:08d}"
-        final.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-        try:
-            for name, entries in tensors.items():
-                file = aside / f"{name}.safetensors"
-                save_file({k: t.detach().contiguous() for k, t in entries.items()}, file, metadata=abouts.get(name))
-                _sync(file)
-            (aside / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
-            _sync(aside / "state.json")
-            os.chmod(aside, 0o777 & ~_umask())
-            if final.exists():
-                shutil.rmtree(final)
-            os.rename(aside, final)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        for old in self.checkpoints()[keep:]:
-            shutil.rmtree(old, ignore_errors=True)
-        for leftover in final.parent.glob(".step-*"):  # of a run that was killed while it wrote
-            shutil.rmtree(leftover, ignore_errors=True)
-        return final
-
-    def read_checkpoint(self, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """What `save_checkpoint` wrote. Raises RunError where any of it is damaged."""
-        try:
-            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: not a readable checkpoint: {error}") from None
-        return {file.stem: read_tensors(file)[0] for file in sorted(path.glob("*.safetensors"))}, state
+    def trim_metrics(self, step: int) -> None:
+        """Drop the lines that an interrupted run logged after its last checkpoint: they are about to be made again."""
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        kept = []
+        for line in lines:
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (ValueError, KeyError):  # the line that a kill cut short
+                continue
+        if kept != lines:
+            with replacing(self.metrics) as aside:
+                aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     # -- the finished model ----------------------------------------------------------------------------------------
 
-    def save_model(self, model: nn.Module, about: dict[str, str]) -> None:
-        """Write model.safetensors; `about` goes into its header."""
+    def save_model(self, model: nn.Module | dict[str, Tensor], about: dict[str, str]) -> None:
+        """Write model.safetensors from a module or its state; `about` goes into its header."""
+        state = model.state_dict() if isinstance(model, nn.Module) else model
         with replacing(self.model) as aside:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
             save_file(tensors, aside, metadata=about)
 
     def weights(self) -> tuple[dict[str, Tensor], dict[str, str], Path]:
-        """The finished weights or, of a run still under way, its newest good checkpoint's; notes; and their file."""
+        """The finished weights or, of a run still under way, its newest good checkpoint's; notes; and their file, the
+        first of several."""
         if self.model.is_file():
             return *read_tensors(self.model), self.model
         fault: RunError | None = None
         for checkpoint in self.checkpoints():
+            from spheregen import saving  # distributed checkpoints take a while to import, and are seldom needed here
+
             final = tomllib.loads(self.recipe.read_text(encoding="utf-8"))["training"]["final_weights"]
-            file = checkpoint / ("ema.safetensors" if final == "ema" else "model.safetensors")
+            part = "ema" if final == "ema" else "model"
             try:
-                return *read_tensors(file), file
+                state = saving.state_of(checkpoint)
+                tensors = saving.read_part(checkpoint, part)
             except RunError as error:
                 fault = error
+                continue
+            notes = {"images": str(state.get("images", "")), "weights": final,
+                     "class_names": json.dumps(state.get("class_names", []))}  # fmt: skip
+            return tensors, notes, saving.files_of(checkpoint, part)[0]
         raise fault or RunError(f"{self.path}: holds neither {MODEL} nor a checkpoint")
 
 

@@ -1,7 +1,8 @@
-"""Interpolation, crossover and restyling (Figure 6, Sections 4 and 5).
+"""Interpolation, crossover, restyling and variation (Figure 6, Sections 4 and 5).
 
-Each is the loop of `spheregen.generate`, started elsewhere: from points between others, or from an image. None is
-guided unless asked, as in the paper.
+Each is the loop of `spheregen.generate`, started elsewhere: from points between others, from an image, or from points
+around one. None is guided unless asked, as in the paper. `on_step`, where a function takes it, is called with each
+step as soon as it is there; what it raises ends the work.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from torch import Tensor, nn
 
 from spheregen import rng
 from spheregen.errors import SpheregenError, suggest
-from spheregen.generation import class_labels, conditioner_for, default, evaluating, generate
+from spheregen.generation import Step, class_labels, conditioner_for, default, evaluating, generate, watched
 from spheregen.interfaces import Conditioner, Network, Sampler
 from spheregen.model import SphereModel
 from spheregen.registry import registry
-from spheregen.sphere import great_circle, spherify
+from spheregen.sphere import great_circle, spherify, turn
 
 Path = Literal["linear", "great-circle"]
 
@@ -53,6 +54,7 @@ def interpolate(
     sampler: Sampler | None = None,
     seed: int = 0,
     batch_size: int = 64,
+    on_step: Callable[[Step], object] | None = None,
 ) -> Tensor:
     """Images between two ends, or among four corners (Figure 6): float [n, C, H, W] in [0, 1], on the CPU.
 
@@ -96,7 +98,7 @@ def interpolate(
                 generators=generators,
                 latents=blend(ends, places, path),
             )
-            *_, last = walk
+            *_, last = watched(walk, on_step)
             found.append(last.images.cpu())
     return torch.cat(found)
 
@@ -220,6 +222,7 @@ def crossover(
     guidance: float = 1.0,
     position: str | None = None,
     seed: int = 0,
+    on_step: Callable[[Step], object] | None = None,
 ) -> Tensor:
     """Image crossover (Section 5, Figure 9): images a and b, [B, C, H, W] in [0, 1], stitched and made one.
 
@@ -230,7 +233,7 @@ def crossover(
         raise SpheregenError("crossover: this model is unconditional; leave out the class")
     x = stitch(_shaped(model, a), _shaped(model, b), seam)
     y = class_labels(model, labels, len(x))
-    return _rounds(model, x, y, steps, strength, gamma, _conditioner(model, guidance, position), seed)
+    return _rounds(model, x, y, steps, strength, gamma, _conditioner(model, guidance, position), seed, on_step)
 
 
 def stitch(a: Tensor, b: Tensor, seam: str | Tensor = "left-right") -> Tensor:
@@ -257,6 +260,7 @@ def restyle(
     guidance: float = 1.0,
     position: str | None = None,
     seed: int = 0,
+    on_step: Callable[[Step], object] | None = None,
 ) -> Tensor:
     """Conditional manipulation (Section 5, Figure 8): images [B, C, H, W] in [0, 1], or one for all, as other classes.
 
@@ -270,7 +274,57 @@ def restyle(
     if len(x) not in (1, len(y)):
         raise SpheregenError(f"restyle: expected one image or one a label, got {len(x)} images and {len(y)} labels")
     x = x.expand(len(y), *x.shape[1:])
-    return _rounds(model, x, y, steps, strength, gamma, _conditioner(model, guidance, position), seed)
+    return _rounds(model, x, y, steps, strength, gamma, _conditioner(model, guidance, position), seed, on_step)
+
+
+@torch.no_grad()
+def vary(
+    model: SphereModel,
+    images: Tensor,
+    labels: Sequence[int] | Tensor | None = None,
+    *,
+    degrees: float = 20.0,
+    count: int = 8,
+    steps: int = 1,
+    guidance: float = 1.0,
+    position: str | None = None,
+    sampler: Sampler | None = None,
+    seed: int = 0,
+    on_step: Callable[[Step], object] | None = None,
+) -> Tensor:
+    """Variations: images [B, C, H, W] in [0, 1] encoded, and their latents turned by an angle in random directions.
+
+    labels: a class an image, for both networks; the null class where not given. degrees: 0 (reconstructions) to 180,
+    exactly so many, where training's noise turns by at most α (Eq. 12). steps: of Algorithm 1, the first of which
+    decodes the turned latents; further ones may lead farther away. Returns float [B, count, C, H, W] in [0, 1], on the
+    CPU. Variation i of image b depends only on the seed, i, that image and its label.
+    """
+    if not 0 <= degrees <= 180:
+        raise SpheregenError(f"degrees: expected 0 to 180, got {degrees:g}")
+    for name, value in (("count", count), ("steps", steps)):
+        if value < 1:
+            raise SpheregenError(f"{name}: expected at least 1, got {value}")
+    if labels is not None and not model.shape.num_classes:
+        raise SpheregenError("vary: this model is unconditional; leave out the class")
+    x = _shaped(model, images)
+    y = class_labels(model, labels, len(x))
+    device = next(model.parameters()).device
+    y = y.to(device) if y is not None else None
+    conditioner = _conditioner(model, guidance, position)
+    generators = [g for _ in range(len(x)) for g in rng.generators(seed, "vary", range(count), device)]
+    with evaluating(model):
+        v = model.to_sphere(x.to(device) * 2 - 1, y).repeat_interleave(count, dim=0)
+        walk = generate(
+            model,
+            y.repeat_interleave(count) if y is not None else None,
+            steps=steps,
+            sampler=sampler or default(model, "sampler"),
+            conditioner=conditioner,
+            generators=generators,
+            latents=turn(v, degrees, rng.normal(v.shape[1:], generators)),
+        )
+        *_, last = watched(walk, on_step)
+        return last.images.cpu().unflatten(0, (len(x), count))
 
 
 def _rounds(
@@ -282,6 +336,7 @@ def _rounds(
     gamma: float,
     conditioner: Conditioner,
     seed: int,
+    on_step: Callable[[Step], object] | None,
 ) -> Tensor:
     """Images and what each step makes of them: [steps + 1, B, C, H, W]. Image i's noise depends on the seed and i."""
     if steps < 1:
@@ -298,7 +353,7 @@ def _rounds(
             generators=rng.generators(seed, "edit", range(len(images)), device),
             start=images.to(device) * 2 - 1,
         )
-        return torch.stack([images.cpu(), *(step.images.cpu() for step in walk)])
+        return torch.stack([images.cpu(), *(step.images.cpu() for step in watched(walk, on_step))])
 
 
 def _shaped(model: SphereModel, images: Tensor) -> Tensor:

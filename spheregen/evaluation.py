@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from spheregen import checkpoint, generation
+from spheregen.calibration import check_recalibrations, recalibrated
 from spheregen.checkpoint import RunFolder, replacing
 from spheregen.errors import SpheregenError
 from spheregen.interfaces import FeatureExtractor, ImageSource, Sampler
@@ -44,6 +46,7 @@ class Cell:
     guidance: float
     position: str
     sampler: Sampler
+    recalibration: str = "trained"
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -51,6 +54,7 @@ class Cell:
             "guidance": self.guidance,
             "position": self.position,
             "sampler": {"use": self.sampler.name, **self.sampler.options.model_dump(mode="json")},
+            **({"recalibration": self.recalibration} if self.recalibration != "trained" else {}),
         }
 
 
@@ -62,6 +66,7 @@ def evaluate(
     guidance: Sequence[float] | None = None,
     positions: Sequence[str] | None = None,
     samplers: Sequence[Sampler] | None = None,
+    recalibrations: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     seed: int = 0,
     batch_size: int = 250,
@@ -71,7 +76,8 @@ def evaluate(
     trust_plugins: bool = False,
     on_progress: Progress = lambda what, done, total: None,
 ) -> list[dict[str, Any]]:
-    """Metrics of a run's samples, a row for each combination of steps, guidance scale, place of guidance and sampler.
+    """Metrics of a run's samples, a row for each combination of steps, guidance scale, place of guidance, sampler and
+    recalibration of batch statistics (`calibration.recalibrated`).
 
     What is not given is the recipe's ([evaluation], [features]). metrics: any of fid, is, kid, prc (precision and
     recall), coverage (and density), rfid (of reconstructions). against: images to compare with in place of the
@@ -92,7 +98,14 @@ def evaluate(
     count = samples or options.samples
     wanted = list(metrics if metrics is not None else options.metrics)
     samplers = samplers or [section_of("sampler", table).build() for table in options.samplers]
-    cells = grid(model, steps or options.steps, guidance or options.guidance, positions or options.positions, samplers)
+    cells = grid(
+        model,
+        steps or options.steps,
+        guidance or options.guidance,
+        positions or options.positions,
+        samplers,
+        recalibrations or options.recalibrations,
+    )
     source = against if against is not None else recipe.data.build()
     check_metrics(wanted, count, len(source))
     extractor: FeatureExtractor = (features or recipe.features.build()).to(device).eval()
@@ -111,7 +124,7 @@ def evaluate(
         "weights": weights_of(folder),
     }
     rows = [
-        _row(folder, model, cell, count, wanted, seed, batch_size, extractor, real, about, on_progress)
+        _row(folder, model, cell, source, count, wanted, seed, batch_size, extractor, real, about, on_progress)
         for cell in cells
     ]
     if "rfid" in wanted:
@@ -127,17 +140,20 @@ def grid(
     guidance: Sequence[float],
     positions: Sequence[str],
     samplers: Sequence[Sampler],
+    recalibrations: Sequence[str] = ("trained",),
 ) -> list[Cell]:
-    """All combinations. One step makes no use of a sampler's noise, and scale 1 none of a place: those stand once."""
+    """All combinations. One step makes no use of a sampler's noise, nor of batch statistics, and scale 1 none of a
+    place: those stand once."""
+    check_recalibrations(model, recalibrations)
     chosen = list(samplers) or [generation.default(model, "sampler")]
     if not model.shape.num_classes:
         guidance, positions = [1.0], ["none"]
     places = list(positions) or [str(generation.default(model, "conditioner").name)]
     cells: dict[str, Cell] = {}
-    for t, scale, place, sampler in itertools.product(steps, guidance, places, chosen):
+    for t, scale, place, sampler, how in itertools.product(steps, guidance, places, chosen, recalibrations):
         if t < 1:
             raise SpheregenError(f"steps: expected at least 1, got {t}")
-        cell = Cell(t, scale, "none" if scale == 1 else place, sampler)
+        cell = Cell(t, scale, "none" if scale == 1 else place, sampler, "trained" if t == 1 else how)
         key = {**cell.settings(), **({"sampler": None} if t == 1 else {})}
         cells.setdefault(json.dumps(key), cell)
     return list(cells.values())
@@ -155,6 +171,7 @@ def _row(
     folder: RunFolder,
     model: SphereModel,
     cell: Cell,
+    source: ImageSource,
     count: int,
     wanted: Sequence[str],
     seed: int,
@@ -170,14 +187,21 @@ def _row(
     scale = cell.guidance if model.shape.num_classes else None
     passes = generation.network_passes(cell.steps, generation.conditioner_for(model, scale, place))
     settings = {**about, **cell.settings(), "network_passes": passes}
+    if cell.recalibration != "trained":
+        settings["batch_size"] = batch_size  # batch statistics are those of batches
     name = f"steps{cell.steps}-cfg{cell.guidance:g}-{cell.position}-{cell.sampler.name}"
+    way: dict[str, Any] = {"steps": cell.steps, "guidance": scale, "position": place, "sampler": cell.sampler}
+
+    @functools.cache  # made when the first images are
+    def calibrated() -> SphereModel:
+        return recalibrated(model, cell.recalibration, source=source, batch_size=batch_size, **way)
 
     def images(begin: int, end: int) -> tuple[Tensor, Tensor]:
         classes = model.shape.num_classes
         labels = torch.arange(begin, end) % max(classes, 1)
         made = generation.sample(
-            model, labels if classes else None, count=end - begin, steps=cell.steps, guidance=scale, position=place,
-            sampler=cell.sampler, seed=seed, first=begin, batch_size=batch_size,
+            calibrated(), labels if classes else None, count=end - begin, seed=seed, first=begin,
+            batch_size=batch_size, **way,
         )  # fmt: skip
         return made, labels
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,19 @@ class LatentEncoder(nn.Module):
         return self.model.to_sphere(image * 2 - 1, label)
 
 
+class Network(nn.Module):
+    """A network as Algorithm 1 calls it, without the sphere or guidance: the decoder, latents [B, N, D] -> images
+    [B, C, H, W] in [-1, 1] (Eq. 2), or the encoder with its regularizer, the other way (z of Eq. 1)."""
+
+    def __init__(self, model: SphereModel, part: str) -> None:
+        super().__init__()
+        self.model = model
+        self.part = part
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.model.decode(x, label) if self.part == "decoder" else self.model.encode(x, label)
+
+
 @dataclass(frozen=True)
 class Exported:
     """The files that an export to ONNX wrote, and by how much onnxruntime's results differ from PyTorch's at most."""
@@ -81,37 +94,40 @@ def export_onnx(
     Both are run in onnxruntime and compared with PyTorch. Raises SpheregenError where they differ by more than 1e-4,
     where the networks cannot be exported or packages are missing; nothing is written then.
     """
-    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise SpheregenError(f"export to ONNX needs {', '.join(missing)}: pip install 'spheregen[export]'")
+    _need_packages()
     conditioner = _conditioner(model, guidance, position)
-    if next(model.parameters()).device.type != "cpu":
-        model = copy.deepcopy(model).cpu()
-    was_training = model.training
-    model.eval()
-    try:
-        with new_folder(out) as aside:
-            about = _about(model, conditioner)
-            noise, label = _example(model)
-            generator, encoder = Generator(model, conditioner), LatentEncoder(model)
-            with torch.no_grad():
-                images = generator(*noise.values(), *label.values())
-            parts: list[tuple[str, nn.Module, dict[str, Tensor], str]] = [
-                ("generator.onnx", generator, noise | label, "image"),
-                ("encoder.onnx", encoder, {"image": images} | label, "latent"),
-            ]
-            differences = {}
-            for file, module, arguments, output in parts:
-                _write(module, arguments, output, aside / file, about)
-                differences[file] = _difference(module, arguments, aside / file)
-                if not differences[file] <= TOLERANCE:
-                    raise SpheregenError(
-                        f"{file}: onnxruntime and PyTorch differ by {differences[file]:.1e}, more than {TOLERANCE:g}; "
-                        "nothing is written"
-                    )
-            about |= {"largest_difference": differences}
-            (aside / ABOUT).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    finally:
-        model.train(was_training)
+    with _on_cpu(model) as model, new_folder(out) as aside:
+        noise, label = _example(model)
+        generator, encoder = Generator(model, conditioner), LatentEncoder(model)
+        with torch.no_grad():
+            images = generator(*noise.values(), *label.values())
+        parts = {
+            "generator": Part(generator, noise | label, "image"),
+            "encoder": Part(encoder, {"image": images} | label, "latent"),
+        }
+        differences = _write_parts(parts, _about(model, conditioner), aside)
+    return Exported(Path(out), differences)
+
+
+def export_networks(model: SphereModel, out: str | Path) -> Exported:
+    """Write a folder of decoder.onnx, encoder.onnx and export.json, for a program that runs Algorithm 1 by itself.
+
+    decoder: latent float [B, N, D] on the sphere, and label int64 [B], the null class too -> image [B, C, H, W] in
+    [-1, 1]. encoder: such an image and label -> latent [B, N, D], regularized, not yet on the sphere. An unconditional
+    model's files take no label. B is free. Neither holds guidance. Checked and refused as by `export_onnx`.
+    """
+    _need_packages()
+    with _on_cpu(model) as model, new_folder(out) as aside:
+        noise, label = _example(model)
+        latent = spherify(noise["noise"])
+        decoder, encoder = Network(model, "decoder"), Network(model, "encoder")
+        with torch.no_grad():
+            images = decoder(latent, *label.values())
+        parts = {
+            "decoder": Part(decoder, {"latent": latent} | label, "image"),
+            "encoder": Part(encoder, {"image": images} | label, "latent"),
+        }
+        differences = _write_parts(parts, _about(model, None), aside)
     return Exported(Path(out), differences)
 
 
@@ -150,6 +166,55 @@ def export_folder(
 # -- parts of the export to ONNX ---------------------------------------------------------------------------------------
 
 
+class Part(NamedTuple):
+    """A file to write: a module, what it takes by name, each with a free first dimension, and its output's name."""
+
+    module: nn.Module
+    arguments: dict[str, Tensor]
+    output: str
+
+
+def _need_packages() -> None:
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        raise SpheregenError(f"export to ONNX needs {', '.join(missing)}: pip install 'spheregen[export]'")
+
+
+@contextmanager
+def _on_cpu(model: SphereModel) -> Iterator[SphereModel]:
+    """The model, or a copy of it, on the CPU and in eval mode for as long as the block lasts."""
+    if next(model.parameters()).device.type != "cpu":
+        model = copy.deepcopy(model).cpu()
+    with generation.evaluating(model):
+        yield model
+
+
+def _write_parts(parts: dict[str, Part], about: dict[str, Any], folder: Path) -> dict[str, float]:
+    """Write and check a file a part, and export.json. Returns by how much each file's results differ from PyTorch's."""
+    sizes = {"latent": about["latent_shape"], "image": [about["image_channels"], *[about["image_size"]] * 2]}
+    differences: dict[str, float] = {}
+    told: dict[str, Any] = {}
+    for name, part in parts.items():
+        file = f"{name}.onnx"
+        _write(part.module, part.arguments, part.output, folder / file, about)
+        differences[file] = _difference(part.module, part.arguments, folder / file)
+        if not differences[file] <= TOLERANCE:
+            raise SpheregenError(
+                f"{file}: onnxruntime and PyTorch differ by {differences[file]:.1e}, more than {TOLERANCE:g}; "
+                "nothing is written"
+            )
+        told[name] = {
+            "file": file,
+            "inputs": {
+                key: {"type": str(tensor.dtype).removeprefix("torch."), "shape": ["batch", *tensor.shape[1:]]}
+                for key, tensor in part.arguments.items()
+            },
+            "outputs": {part.output: {"type": "float32", "shape": ["batch", *sizes[part.output]]}},
+        }
+    about = about | told | {"largest_difference": differences}
+    (folder / ABOUT).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return differences
+
+
 def _conditioner(model: SphereModel, guidance: float | None, position: str | None) -> Conditioner | None:
     """What guides the generator's images; None where nothing does."""
     if guidance is None and position is None:
@@ -168,12 +233,6 @@ def _about(model: SphereModel, conditioner: Conditioner | None) -> dict[str, Any
     from spheregen import __version__
 
     shape = model.shape
-    latent, image = [shape.tokens, shape.latent_channels], [shape.image.channels, shape.image.size, shape.image.size]
-    label = {"label": {"type": "int64", "shape": ["batch"]}} if shape.num_classes else {}
-
-    def floats(sizes: list[int]) -> dict[str, Any]:
-        return {"type": "float32", "shape": ["batch", *sizes]}
-
     guided = conditioner is not None and conditioner.decoder_passes > 1
     return {
         "spheregen": __version__,
@@ -183,14 +242,10 @@ def _about(model: SphereModel, conditioner: Conditioner | None) -> dict[str, Any
         "image_size": shape.image.size,
         "image_channels": shape.image.channels,
         "L": shape.latent_dim,
-        "latent_shape": latent,
+        "latent_shape": [shape.tokens, shape.latent_channels],
         "guidance": conditioner.options.scale if guided and conditioner else 1,
         "guidance_position": conditioner.name if guided and conditioner else "none",
-        "generator": {"file": "generator.onnx", "inputs": {"noise": floats(latent), **label},
-                      "outputs": {"image": floats(image)}},
-        "encoder": {"file": "encoder.onnx", "inputs": {"image": floats(image), **label},
-                    "outputs": {"latent": floats(latent)}},
-    }  # fmt: skip
+    }
 
 
 def _example(model: SphereModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -222,14 +277,14 @@ def _write(module: nn.Module, arguments: dict[str, Tensor], output: str, path: P
         assert value.shape is not None
         value.shape[0] = "batch"
     for key, entry in about.items():
-        if key not in ("generator", "encoder"):
-            text = entry if isinstance(entry, str) else json.dumps(entry, ensure_ascii=False)
-            exported.model.metadata_props["version" if key == "spheregen" else key] = text
+        text = entry if isinstance(entry, str) else json.dumps(entry, ensure_ascii=False)
+        exported.model.metadata_props["version" if key == "spheregen" else key] = text
     exported.save(path)
 
 
 def _difference(module: nn.Module, arguments: dict[str, Tensor], path: Path) -> float:
-    """The largest difference between onnxruntime's results and PyTorch's, over a batch of three and a batch of one."""
+    """The largest difference between onnxruntime's results and PyTorch's, over a batch of three and a batch of one;
+    relative to their root mean square where that is above 1, as of latents that are not on the sphere yet."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -239,7 +294,7 @@ def _difference(module: nn.Module, arguments: dict[str, Tensor], path: Path) -> 
         with torch.no_grad():
             expected = module(*chosen.values())
         (found,) = session.run(None, {name: tensor.numpy() for name, tensor in chosen.items()})
-        difference = (torch.from_numpy(found) - expected).abs().max()
+        difference = (torch.from_numpy(found) - expected).abs().max() / expected.square().mean().sqrt().clamp(min=1)
         worst = max(worst, float(difference.nan_to_num(torch.inf)))
     return worst
 
@@ -260,4 +315,4 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-__all__ = ["Exported", "export_folder", "export_onnx"]
+__all__ = ["Exported", "export_folder", "export_networks", "export_onnx"]

@@ -93,6 +93,14 @@ def generate(
         yield step
 
 
+def watched(walk: Iterator[Step], on_step: Callable[[Step], object] | None) -> Iterator[Step]:
+    """The same steps, each shown to `on_step` as soon as it is there. What that raises ends the generation."""
+    for step in walk:
+        if on_step is not None:
+            on_step(step)
+        yield step
+
+
 def network_passes(steps: int, conditioner: Conditioner, from_image: bool = False) -> int:
     """NFE of `steps` steps: T decodings and T − 1 encodings (T from an image), twice where guided."""
     encodings = steps if from_image else steps - 1
@@ -112,6 +120,7 @@ def sample(
     first: int = 0,
     batch_size: int = 256,
     precision: Literal["fp32", "bf16"] = "fp32",
+    on_step: Callable[[Step], object] | None = None,
 ) -> Tensor:
     """New images: float32 [B, C, H, W] in [0, 1], on the CPU.
 
@@ -119,7 +128,8 @@ def sample(
     `count` instead. steps, guidance (scale), position (a conditioner's name: latent, pixel, combo, none) and sampler
     are the recipe's where not given. Image i depends only on the seed, its number `first + i` and its label, not on
     the batch. precision: bf16 multiplies matrices in it, which is faster where the device has it natively; images then
-    differ by about 1/256 a step and depend, as little, on the batch.
+    differ a little, by 0.5/255 in the mean where it was measured (docs/performance.md), and depend as little on the batch. on_step is called
+    with each step of each batch as soon as it is there; what it raises ends the sampling.
     """
     if precision not in ("fp32", "bf16"):
         raise SpheregenError(f"precision: expected fp32 or bf16, got {precision!r}")
@@ -129,7 +139,7 @@ def sample(
             steps_[-1].images.float().cpu()
             for steps_ in sample_steps(
                 model, labels, count=count, steps=steps, guidance=guidance, position=position, sampler=sampler,
-                seed=seed, first=first, batch_size=batch_size,
+                seed=seed, first=first, batch_size=batch_size, on_step=on_step,
             )
         ]  # fmt: skip
     return torch.cat(batches)
@@ -147,6 +157,7 @@ def sample_steps(
     seed: int = 0,
     first: int = 0,
     batch_size: int = 256,
+    on_step: Callable[[Step], object] | None = None,
 ) -> Iterator[list[Step]]:
     """As `sample`, but all steps of each batch, a batch at a time."""
     y = class_labels(model, labels, count)
@@ -160,16 +171,15 @@ def sample_steps(
     with evaluating(model):
         for begin in range(0, total, batch_size):
             end = min(begin + batch_size, total)
-            yield list(
-                generate(
-                    model,
-                    y[begin:end].to(device) if y is not None else None,
-                    steps=steps,
-                    sampler=sampler,
-                    conditioner=conditioner,
-                    generators=rng.generators(seed, "sample", range(first + begin, first + end), device),
-                )
+            walk = generate(
+                model,
+                y[begin:end].to(device) if y is not None else None,
+                steps=steps,
+                sampler=sampler,
+                conditioner=conditioner,
+                generators=rng.generators(seed, "sample", range(first + begin, first + end), device),
             )
+            yield list(watched(walk, on_step))
 
 
 @torch.no_grad()

@@ -56,7 +56,7 @@ def spheregen_evaluation(run: Any, results: dict[str, Any]) -> None:
 
 @hookspec
 def spheregen_checkpoint_saved(trainer: Trainer, path: Any) -> None:
-    """A checkpoint was written and renamed to `path`; it is complete."""
+    """A checkpoint was written and renamed to `path`; it is complete. `trainer.step` may be past it."""
 
 
 @hookspec

@@ -34,9 +34,7 @@ def fetch(address: str) -> Path:
 
     Raises RunError where the address is wrong, or the model cannot be had.
     """
-    match = _ADDRESS.fullmatch(address)
-    if not match:
-        raise RunError(f"{address}: expected hf://owner/name or hf://owner/name@revision")
+    match = _parsed(address)
     with _told(address):
         folder = Path(
             huggingface_hub.snapshot_download(match["repo"], revision=match["revision"], allow_patterns=FILES)
@@ -44,6 +42,13 @@ def fetch(address: str) -> Path:
     if missing := [name for name in (RECIPE, MODEL) if not (folder / name).is_file()]:
         raise RunError(f"{address}: not a model of spheregen: the repository has no {' and no '.join(missing)}")
     return folder
+
+
+def _parsed(address: str) -> re.Match[str]:
+    match = _ADDRESS.fullmatch(address)
+    if not match:
+        raise RunError(f"{address}: expected hf://owner/name or hf://owner/name@revision")
+    return match
 
 
 def local(run: str | Path) -> Path:
@@ -54,6 +59,13 @@ def local(run: str | Path) -> Path:
 def is_address(run: str | Path) -> bool:
     """Whether this is a model on the hub rather than a folder."""
     return str(run).startswith("hf:/")
+
+
+def tag(address: str | Path) -> str:
+    """The model's name as a folder's: hf://owner/name@v2/x -> owner--name@v2-x."""
+    match = _parsed(str(address))
+    revision = f"@{match['revision']}" if match["revision"] else ""
+    return match["repo"].replace("/", "--") + revision.replace("/", "-")
 
 
 def push(

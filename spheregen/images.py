@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -19,22 +21,46 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _LONGEST = 32
 
 
-def read_image(path: str | Path, size: int, channels: int) -> Tensor:
+def read_image(
+    file: str | Path | BinaryIO,
+    size: int,
+    channels: int,
+    *,
+    draft: bool = False,
+    name: str = "",
+    megapixels: float = math.inf,
+) -> Tensor:
     """An image file -> contiguous uint8 [channels, size, size], turned upright, scaled and cropped to its centre.
+
+    draft: let the JPEG decoder halve a photo, and halve again, while its shorter side stays at least twice `size`.
+    Large photos are read several times faster; pixels differ by some grey levels from those of the box filter that
+    halves them otherwise. name: what errors call the file; its path where nothing else is said.
+    megapixels: the largest image to read; memory grows with it.
 
     Raises DataError that names the file and the reason where it cannot be read.
     """
+    name = name or str(file)
     try:
-        with Image.open(path) as file:
-            image = flatten(ImageOps.exif_transpose(file), channels)
+        with Image.open(file) as opened:
+            found = opened.width * opened.height / 1e6
+            if found > megapixels:
+                raise DataError(f"{name}: has {found:.0f} megapixels; expected at most {megapixels:g}, make it smaller")
+            if draft and opened.format == "JPEG":
+                # Draft takes the smallest scale that covers the box it is given in both directions.
+                opened.draft("L" if channels == 1 else "RGB", (2 * size, 2 * size))
+            ImageOps.exif_transpose(opened, in_place=True)
+            opened.load()
+            image = flatten(opened, channels)
+    except DataError:
+        raise
     except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image that can be read") from None
+        raise DataError(f"{name}: not an image that can be read") from None
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: too large to be read: {error}") from None
+        raise DataError(f"{name}: too large to be read: {error}") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # PIL's readers raise whatever the bytes of a broken file provoke
-        raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
+        raise DataError(f"{name}: cannot be read: {type(error).__name__}: {error}") from None
     return to_tensor(centre_crop(image, size))
 
 
@@ -53,7 +79,8 @@ def flatten(image: Image.Image, channels: int) -> Image.Image:
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     if image.mode == "LAB":  # PIL converts it to RGB alone
         image = image.convert("RGB")
-    return image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # convert would copy
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
@@ -62,8 +89,9 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     image = _middle(image, *(min(side, _LONGEST * min(image.size)) for side in image.size))
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    if min(image.size) != size:
+        scale = size / min(image.size)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     return _middle(image, size, size)
 
 
@@ -76,5 +104,5 @@ def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
 
 def to_tensor(image: Image.Image) -> Tensor:
     """An image of mode L or RGB -> contiguous uint8 [C, H, W]."""
-    pixels = torch.from_numpy(np.array(image))
-    return (pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)).contiguous()
+    # Band by band: several times faster than to reorder the pixels afterwards.
+    return torch.from_numpy(np.stack([np.asarray(band) for band in image.split()]))

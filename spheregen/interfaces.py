@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -88,9 +89,25 @@ class Regularizer(nn.Module, Component, ABC, kind="regularizer"):
         """The encoder's output [B, N, D] -> what is spherified, of the same shape."""
         return z
 
-    def loss(self, z: Tensor) -> Tensor | None:
-        """A scalar, already weighted, added to the objective for the clean latents z [B, N, D]; None adds nothing."""
+    def loss(self, z: Tensor, generator: torch.Generator) -> Tensor | None:
+        """A scalar, already weighted, added to the objective for the clean latents z [B, N, D]; None adds nothing.
+
+        generator: for whatever is random in it, on z's device; the same on all processes, another at every step.
+        """
         return None
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether it keeps statistics of the latents that passed, which generation may want recalibrated (C.4)."""
+        return False
+
+    def go_live(self) -> None:
+        """Forget the statistics gathered in training and use, from now on, each batch's own, also in eval mode."""
+
+    def gathering(self) -> AbstractContextManager[None]:
+        """Forget the statistics, and gather them anew over all that passes within this block, in eval mode; after it,
+        they are used."""
+        return nullcontext()
 
 
 class Sampler(Component, ABC, kind="sampler"):
@@ -197,6 +214,18 @@ class ImageSource(Component, ABC, kind="data"):
     def describe(cls, options: Any) -> ImageSpec:
         """Size, channels and number of classes, told from the options alone."""
 
+    @classmethod
+    def held_out(cls, options: Any) -> Any:
+        """The options of images that training with these does not see: by default those of the split "test".
+
+        Raises ValueError where there are none.
+        """
+        if "split" not in cls.Options.model_fields:
+            raise ValueError("has no test split")
+        if options.split == "test":
+            raise ValueError('split = "test" leaves nothing to test with')
+        return options.model_copy(update={"split": "test"})
+
     @property
     def spec(self) -> ImageSpec:
         return self.describe(self.options)
@@ -215,6 +244,19 @@ class ImageSource(Component, ABC, kind="data"):
             digest.update(f"{tuple(image.shape)} {label} ".encode())
             digest.update(image.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def epoch_order(self, generator: torch.Generator) -> Tensor:
+        """The order in which an epoch of training takes the images: a permutation of their indices, int64 [n].
+
+        It must follow from the generator alone, which is seeded by the recipe's seed and the epoch: then a run can be
+        taken up in the middle of an epoch. By default every permutation is as likely; override it where the images lie
+        such that some orders are read much faster."""
+        return torch.randperm(len(self), generator=generator)
+
+    def original(self, index: int) -> tuple[str, bytes] | None:
+        """For `spheregen data pack --keep`: the file that an image comes from, as its ending (no dot) and its bytes.
+        None, as here, where images are not files of their own."""
+        return None
 
     @property
     def skipped(self) -> int:

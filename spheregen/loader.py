@@ -1,13 +1,13 @@
 """The order of the training images, and the draws of each step: both follow from the seed and the step alone.
 
 Step u of a run with batch size B trains on positions u·B … u·B + B − 1 of an endless sequence in which every epoch is
-a new permutation of the data set. Each accumulation step of each process takes its own slice of those positions, so
-that the union over processes is the same however many there are.
+a new permutation of the data set, as its source orders it. Each accumulation step of each process takes its own slice
+of those positions, so that the union over processes is the same however many there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,9 @@ from spheregen.errors import SpheregenError
 from spheregen.interfaces import ImageSource
 from spheregen.objective import Draws
 from spheregen.sphere import NoiseRange, draw_radii
+
+# Batches that each worker makes ahead: enough to go on while one of them waits for a file.
+PREFETCH = 4
 
 
 @dataclass(frozen=True)
@@ -50,24 +53,36 @@ class Slices:
         return slice(begin, begin + self.size)
 
 
-class TrainingOrder(Sampler[list[int]]):
-    """Indices of the images of each pass of this process, from optimizer step `step` on, without end."""
+Permutation = Callable[[torch.Generator], Tensor]
 
-    def __init__(self, dataset: int, seed: int, slices: Slices, step: int = 0) -> None:
+
+class TrainingOrder(Sampler[list[int]]):
+    """Indices of the images of each pass of this process, from optimizer step `step` on, without end.
+
+    permutation: makes the order of an epoch from its generator, `ImageSource.epoch_order`; by default every permutation
+    is as likely.
+    """
+
+    def __init__(
+        self, dataset: int, seed: int, slices: Slices, step: int = 0, permutation: Permutation | None = None
+    ) -> None:
         self.dataset, self.seed, self.slices, self.step = dataset, seed, slices, step
+        self.permutation: Permutation = permutation or (lambda g: torch.randperm(dataset, generator=g))
 
     def __iter__(self) -> Iterator[list[int]]:
-        step, current, permutation = self.step, -1, torch.empty(0)
+        step, current, order = self.step, -1, torch.empty(0)
         while True:
             for part in range(self.slices.accumulate):
                 rows = self.slices.of(part)
-                indices = []
-                for position in range(rows.start, rows.stop):
-                    epoch, offset = divmod(step * self.slices.batch_size + position, self.dataset)
+                begin, end = (step * self.slices.batch_size + row for row in (rows.start, rows.stop))
+                indices: list[int] = []
+                while begin < end:  # a batch may span epochs
+                    epoch, offset = divmod(begin, self.dataset)
                     if epoch != current:
-                        permutation = torch.randperm(self.dataset, generator=rng.generator(self.seed, "order", epoch))
-                        current = epoch
-                    indices.append(int(permutation[offset]))
+                        order, current = self.permutation(rng.generator(self.seed, "order", epoch)), epoch
+                    found = order[offset : offset + end - begin].tolist()
+                    indices += found
+                    begin += len(found)
                 yield indices
             step += 1
 
@@ -81,10 +96,10 @@ def training_batches(
     """
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         source,  # type: ignore[arg-type]  # a map-style data set by its methods
-        batch_sampler=TrainingOrder(len(source), seed, slices, step),
+        batch_sampler=TrainingOrder(len(source), seed, slices, step, source.epoch_order),
         num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
         pin_memory=pin,
-        persistent_workers=workers > 0,
     )
     try:
         yield from loader
@@ -120,7 +135,8 @@ class StepDraws:
         positions = range(self.first + rows.start, self.first + rows.stop)
         e = rng.normal((shape.tokens, shape.latent_channels), rng.generators(self.seed, "noise", positions, device))
         r, r_sub = self.r[rows].to(device), self.r_sub[rows].to(device)
-        return Draws(r, r_sub, self.drop_encoder[rows].to(device), self.drop_decoder[rows].to(device), e)
+        generator = rng.generator(self.seed, "regularizer", self.first, device)
+        return Draws(r, r_sub, self.drop_encoder[rows].to(device), self.drop_decoder[rows].to(device), e, generator)
 
 
 def to_network(images: Tensor, flip: Tensor, device: torch.device) -> Tensor:

@@ -35,7 +35,8 @@ class Draws:
     """The random part of a training step, a row an image.
 
     r, r_sub: noise magnitudes as shares of σ_max (`sphere.draw_radii`); drop_encoder, drop_decoder: uniform numbers
-    that decide where each network sees the null class; e: the noise direction [B, N, D].
+    that decide where each network sees the null class; e: the noise direction [B, N, D]; generator: for what a
+    regularizer draws, the same on all processes.
     """
 
     r: Tensor
@@ -43,6 +44,7 @@ class Draws:
     drop_encoder: Tensor
     drop_decoder: Tensor
     e: Tensor
+    generator: torch.Generator
 
 
 def unit_range(images: Tensor) -> Tensor:
@@ -119,7 +121,7 @@ class Objective(nn.Module):
         # Eq. 10.
         means = {name: term.mean() for name, term in terms.items()}
         loss = sum((getattr(weights, name) * mean for name, mean in means.items()), x.new_zeros(()))
-        if (extra := model.regularizer.loss(z)) is not None:
+        if (extra := model.regularizer.loss(z, draws.generator)) is not None:
             means["regularizer"] = extra
             loss = loss + extra
         return loss, {"loss": loss.detach(), **{name: mean.detach() for name, mean in means.items()}}

@@ -19,8 +19,9 @@ from spheregen.errors import SpheregenError, suggest
 from spheregen.flops import count_flops
 from spheregen.model import SphereModel
 from spheregen.objective import Draws, Objective
+from spheregen.optimization import trainable
 from spheregen.recipe import Recipe
-from spheregen.training import prepare_blocks, trainable
+from spheregen.training import prepare_blocks
 
 GIB = 2**30
 
@@ -68,7 +69,8 @@ def measure(objective: Objective, mode: FakeTensorMode, images: int, bf16: bool,
         x = torch.empty(images, shape.image.channels, shape.image.size, shape.image.size)
         labels = torch.zeros(images, dtype=torch.int64)
         one = torch.empty(images)
-        draws = Draws(one, one, one, one, torch.empty(images, shape.tokens, shape.latent_channels))
+        e = torch.empty(images, shape.tokens, shape.latent_channels)
+        draws = Draws(one, one, one, one, e, torch.Generator())
         kept: dict[int, Tensor] = {}
         held = {t.untyped_storage()._cdata for t in [*objective.parameters(), *objective.buffers(), x]}
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 import tomli_w
@@ -138,8 +138,16 @@ class TrainingSection(Options):
     """Probability of a horizontal flip."""
     workers: int = Field(0, ge=0)
     """Processes that decode images, beside each training process."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """What several processes hold: ddp, the whole model each; fsdp, a share each of weights, gradients, optimizer and
+    average, for models that do not fit otherwise."""
+    spike_factor: float = Field(10.0, ge=0)
+    """A step is skipped whose gradient norm or loss is above this times its median over the last `spike_window` steps;
+    0 skips only those that are not finite."""
+    spike_window: int = Field(100, gt=0)
+    """Steps of which the median is taken; until there were so many, only those that are not finite are skipped."""
     max_skipped: int = Field(10, ge=0)
-    """Steps in a row with a gradient that is not finite, each skipped, before training stops."""
+    """Steps skipped in a row before training stops. Looked at when metrics are logged and checkpoints saved."""
     log_images: int = Field(5_000, gt=0)
     """Images between two lines of metrics.jsonl."""
     sample_images: int = Field(100_000, gt=0)
@@ -159,6 +167,8 @@ class TrainingSection(Options):
             raise ValueError(f"accumulate: {self.accumulate} does not divide batch_size {self.batch_size}")
         if self.final_weights == "ema" and self.ema == 0:
             raise ValueError("final_weights: 'ema' needs ema > 0")
+        if 0 < self.spike_factor <= 1:
+            raise ValueError(f"spike_factor: {self.spike_factor} would skip half of all steps; give more than 1, or 0")
         return self
 
     def total_steps(self, dataset: int) -> int:
@@ -195,6 +205,9 @@ class EvaluationSection(Options):
     """Where to guide: conditioners by name; none named, the recipe's."""
     samplers: tuple[dict[str, Any], ...] = ()
     """Samplers as tables, { use = "fixed", noise = "independent" }; none given, the recipe's."""
+    recalibrations: tuple[Literal["trained", "none", "reference", "generated"], ...] = ("trained",)
+    """Batch statistics to sample with, where the regularizer keeps some: those of training, each batch's own, or
+    gathered anew from reference or from generated images."""
     metrics: tuple[Literal["fid", "is", "kid", "prc", "coverage", "rfid"], ...] = ("fid", "is", "prc", "rfid")
     """What to measure."""
 
@@ -257,31 +270,22 @@ class Recipe(pydantic.BaseModel):
             registry.load(plugin)
         faults: list[str] = []
         for kind, default in cls.COMPONENTS.items():
-            table = values.get(kind, {"use": default} if default else None)
-            if table is None and default is None:
-                faults.append(origins.fault((kind,), f"section is missing; use = one of {_names(registry, kind)}"))
-            # A section at fault gives way to an empty one, so that the faults of all sections are found together.
-            values[kind] = Section(Component, None)
             try:
-                if table is not None:
-                    values[kind] = section_of(kind, table, registry)
-            except pydantic.ValidationError as error:
-                options = registry.get(kind, cast(dict[str, Any], table)["use"]).Options
-                faults += [_explain((kind, *e["loc"]), dict(e), options, origins) for e in error.errors()]
-            except (PluginError, ValueError) as error:
-                faults.append(origins.fault((kind, "use"), str(error)))
-            if table is None and default == "":
-                values[kind] = None
+                values[kind] = _section(kind, values.get(kind), default, origins, registry)
+            except RecipeError as error:
+                # A section at fault gives way to an empty one, so that the faults of all are found together.
+                values[kind] = Section(Component, None)
+                faults.append(str(error))
         try:
             recipe = cls.model_validate(values)
         except pydantic.ValidationError as error:
             faults += [_explain(e["loc"], dict(e), cls, origins) for e in error.errors()]
         if faults:
             raise RecipeError("\n".join(faults))
-        recipe._check(origins)
+        recipe._check(origins, registry)
         return recipe
 
-    def _check(self, origins: Origins) -> None:
+    def _check(self, origins: Origins, registry: Registry) -> None:
         """Refuse sizes that do not fit each other."""
         checks: list[tuple[str, Callable[[], object]]] = [
             ("latent", lambda: self.shape.patch),
@@ -291,7 +295,7 @@ class Recipe(pydantic.BaseModel):
         if perceptual := self.perceptual:
             checks.append(("perceptual", lambda: perceptual.component.check(perceptual.options, self.image)))
         for table in self.evaluation.samplers:
-            checks.append(("evaluation", lambda table=table: section_of("sampler", table)))  # type: ignore[misc]
+            checks.append(("evaluation", lambda table=table: section_of("sampler", table, registry)))  # type: ignore[misc]
         for section, check in checks:
             try:
                 check()
@@ -315,11 +319,12 @@ class Recipe(pydantic.BaseModel):
         return ModelShape(self.image, self.latent.grid, self.latent.channels_for(self.image), classes)
 
     def held_out(self) -> Any:
-        """The test split of the recipe's data."""
-        section = self.data
-        if "split" not in section.component.Options.model_fields:
-            raise RecipeError(f"[data] {section.component.name}: has no test split")
-        return section.component(section.options.model_copy(update={"split": "test"}))
+        """The source of images that training does not see: the data's test split. Raises RecipeError without one."""
+        component, options = self.data.component, self.data.options
+        try:
+            return component(component.held_out(options))
+        except ValueError as error:
+            raise RecipeError(f"[data] {component.name}: {error}") from None
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -355,13 +360,37 @@ def _names(registry: Registry, kind: str) -> list[str]:
     return [str(component.name) for component in registry.components(kind)]
 
 
+def _section(kind: str, table: Any, default: str | None, origins: Origins, registry: Registry) -> Section | None:
+    """A component's section; without a table the default's, "" being none. Raises RecipeError, a line a fault."""
+    if table is None and default is None:
+        raise RecipeError(origins.fault((kind,), f"section is missing; use = one of {_names(registry, kind)}"))
+    if table is None and not default:
+        return None
+    return read_section(kind, {"use": default} if table is None else table, origins, registry)
+
+
 def section_of(kind: str, table: Any, registry: Registry = registry) -> Section:
-    """A component of a kind and its options from a table. Raises PluginError or ValueError."""
+    """A component of a kind and its options from a table. Raises PluginError or ValueError.
+
+    Options that name components themselves find the registry in pydantic's validation context.
+    """
     if not isinstance(table, dict) or not isinstance(table.get("use"), str):
         raise ValueError(f'expected use = "name" {suggest("", _names(registry, kind))}')
     component: type[Component] = registry.get(kind, table["use"])
     options = {key: value for key, value in table.items() if key != "use"}
-    return Section(component, component.Options.model_validate(options))
+    return Section(component, component.Options.model_validate(options, context={"registry": registry}))
+
+
+def read_section(kind: str, table: Any, origins: Origins, registry: Registry = registry) -> Section:
+    """A component of a kind and its options from a table. Raises RecipeError, a line a fault."""
+    try:
+        return section_of(kind, table, registry)
+    except pydantic.ValidationError as error:
+        options = registry.get(kind, table["use"]).Options
+        lines = [_explain((kind, *e["loc"]), dict(e), options, origins) for e in error.errors()]
+        raise RecipeError("\n".join(lines)) from None
+    except (PluginError, ValueError) as error:
+        raise RecipeError(origins.fault((kind, "use"), str(error))) from None
 
 
 def _explain(loc: tuple[Any, ...], error: dict[str, Any], model: type[pydantic.BaseModel], origins: Origins) -> str:

@@ -71,8 +71,7 @@ def read_raw(name: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[str,
     origins = Origins(path)
     raw = _read_chain(path, origins, ())
     raw.setdefault("name", path.stem.replace("_", "-"))
-    for setting in overrides:
-        override(raw, setting, origins)
+    override_all(raw, overrides, origins)
     return raw, origins
 
 
@@ -119,6 +118,13 @@ def _merge(base: dict[str, Any], own: dict[str, Any], file: str, origins: Origin
 
 # Keys of which one is given: a file or an override that gives one takes the place of the other.
 EXCLUSIVE = (("channels", "compression"), ("epochs", "images"), ("warmup_epochs", "warmup_images"))
+
+
+def override_all(raw: dict[str, Any], settings: Sequence[str], origins: Origins) -> None:
+    """Apply `section.key=value` settings in their order; but first those that pick a component, because with it the
+    section starts afresh."""
+    for setting in sorted(settings, key=lambda setting: setting.partition("=")[0].strip().split(".")[1:] != ["use"]):
+        override(raw, setting, origins)
 
 
 def override(raw: dict[str, Any], setting: str, origins: Origins) -> None:

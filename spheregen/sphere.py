@@ -58,6 +58,19 @@ def great_circle(u: Tensor, v: Tensor, share: Tensor | float) -> Tensor:
     return (between * math.sqrt(a.shape[1])).view(u.shape)
 
 
+def turn(v: Tensor, degrees: Tensor | float, e: Tensor) -> Tensor:
+    """v turned by exactly this angle towards e, along the great circle through both.
+
+    v, e: [B, ...], v on the sphere; degrees: a number or [B], 0 to 180. Returns float32 of the same shape, of norm √L.
+    Eq. 4 turns by the angle of Eq. 12 up to how far e happens to lie along v already; here only the part of e that is
+    perpendicular to v counts.
+    """
+    start, towards = F.normalize(v.flatten(1).float(), dim=1), e.flatten(1).float()
+    aside = F.normalize(towards - (towards * start).sum(1, keepdim=True) * start, dim=1)
+    angle = torch.deg2rad(torch.as_tensor(degrees, dtype=start.dtype, device=v.device)).expand(len(start)).unsqueeze(1)
+    return spherify(torch.cos(angle) * start + torch.sin(angle) * aside).view(v.shape)
+
+
 def stratified(count: int, generator: torch.Generator | None = None) -> Tensor:
     """`count` numbers in [0, 1], one from each of `count` equal strata, shuffled; the ends 0 and 1 are exact.
 

@@ -101,11 +101,13 @@ def sweep(
     train: Callable[[Recipe, Path], bool],
     evaluate: Callable[[Path], list[dict[str, Any]]],
     on_variant: Callable[[int, Variant], None] = lambda number, variant: None,
+    made: str = "",
 ) -> list[dict[str, Any]] | None:
     """Train and evaluate the variants that are not there yet, each in a folder below `out`, and write one table.
 
     train: trains a recipe into a folder, and tells whether it came to its end; evaluate: the rows of a run. The table
-    is written anew after each variant, so that an interrupted sweep shows what it has. Returns all rows, or None where
+    is written anew after each variant, so that an interrupted sweep shows what it has. made: how the table was made
+    (command, machine, date), to stand below it. Returns all rows, or None where
     training was stopped; the same call goes on from there. Raises RunError where a folder holds a run of another
     recipe.
     """
@@ -118,16 +120,16 @@ def sweep(
         if not run.model.is_file() and not train(variant.recipe, run.path):
             return None
         rows += [{"values": variant.values, **row} for row in evaluate(run.path)]
-        write_table(name, rows, out)
+        write_table(name, rows, out, made)
     return rows
 
 
-def write_table(name: str, rows: Sequence[dict[str, Any]], out: Path) -> None:
+def write_table(name: str, rows: Sequence[dict[str, Any]], out: Path, made: str = "") -> None:
     """table.md, table.json and plot.png of some rows."""
     with replacing(out / ROWS) as aside:
         aside.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     with replacing(out / TABLE) as aside:
-        aside.write_text(markdown(name, rows), encoding="utf-8")
+        aside.write_text(markdown(name, rows, made), encoding="utf-8")
     if any(row["values"] for row in rows):
         plot(rows, out / PLOT)
     else:
@@ -142,8 +144,8 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, str
     return keys, {figure: titles.get(figure, figure) for figure in figures}
 
 
-def markdown(name: str, rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a table in Markdown, and what they depend on below."""
+def markdown(name: str, rows: Sequence[dict[str, Any]], made: str = "") -> str:
+    """The rows as a table in Markdown, and below it what they depend on and how they were made."""
     keys, titles = columns(rows)
     header = [*keys, "steps", "passes", "sampled by", *(title.replace("_", " ") for title in titles.values())]
     text = [f"# {name}", "", f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
@@ -158,6 +160,7 @@ def markdown(name: str, rows: Sequence[dict[str, Any]]) -> str:
         f"{first['samples']:,} samples a row, seed {first['seed']}, {first['weights']['average']} weights after "
         f"{int(first['weights']['images'] or 0):,} images; against {first['reference_images']:,} images of "
         f"{first['reference']} ({first['reference_key']}); features {first['extractor']} ({first['extractor_key']}).",
+        *(["", made] if made else []),
     ]
     return "\n".join(text) + "\n"
 

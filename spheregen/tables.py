@@ -13,6 +13,11 @@ FIGURES = {
 }  # fmt: skip
 
 
+def counted(number: int, what: str) -> str:
+    """1, "step" -> "1 step"; 4 -> "4 steps"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def way(row: Mapping[str, Any]) -> str:
     """How a row's images were sampled, its steps aside."""
     if "sampler" not in row:
@@ -23,7 +28,8 @@ def way(row: Mapping[str, Any]) -> str:
     words += [sampler["noise"]] if "noise" in sampler else []
     words += [f"truncated {sampler['truncation']:g}"] if sampler.get("truncation") else []
     guidance = "" if row["guidance"] == 1 else f", {row['position']} {row['guidance']:g}"
-    return " ".join(words) + guidance
+    statistics = f", {row['recalibration']} statistics" if "recalibration" in row else ""
+    return " ".join(words) + guidance + statistics
 
 
 def plot_steps(rows: Sequence[Mapping[str, Any]], path: Path) -> bool:

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import functools
 import json
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from timm.scheduler import CosineLRScheduler
+from accelerate.utils import broadcast_object_list
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from spheregen import pictures
-from spheregen.checkpoint import RunFolder, load_weights, replacing
+from spheregen import optimization, pictures, processes, saving
+from spheregen.checkpoint import CHECKPOINTS, RunFolder, replacing
 from spheregen.errors import RunError, SpheregenError
 from spheregen.generation import sample
+from spheregen.guard import StepGuard, statistics_of
 from spheregen.interfaces import ImageSource
 from spheregen.loader import Slices, StepDraws, to_network, training_batches
 from spheregen.model import SphereModel
 from spheregen.objective import Objective
 from spheregen.recipe import Recipe
 from spheregen.registry import Registry, registry
+from spheregen.stopping import Agreement, stopping_on_signals
 
 
 class Trainer:
@@ -36,7 +36,8 @@ class Trainer:
 
     Running the same recipe into the same folder again takes up its newest good checkpoint; on the CPU the result is
     then, bit for bit, that of a run that was never interrupted. Hooks see this object: `step`, `images_seen`,
-    `total_steps`, `run`, `recipe`, `model` and `ema` are theirs to read; setting `stop` ends the run after this step.
+    `total_steps`, `run`, `recipe`, `model` and `ema` are theirs to read; setting `stop` ends the run after this step
+    or, on several processes, the next.
 
     source: images to train on in place of the recipe's own, of the same sizes.
     """
@@ -50,7 +51,9 @@ class Trainer:
         self.notes: list[str] = []
         self.stop = False
         options = recipe.training
-        self.accelerator = Accelerator(mixed_precision="bf16" if _bf16(options.precision) else "no")
+        self.dtype = torch.bfloat16 if _bf16(options.precision) else torch.float32  # of the forward pass
+        # accelerate has one precision a process, where recipes that are trained one after the other may differ.
+        self.accelerator = Accelerator(mixed_precision="no")
         device = self.accelerator.device
         self.slices = Slices(
             options.batch_size, options.accumulate, self.accelerator.num_processes, self.accelerator.process_index
@@ -59,29 +62,26 @@ class Trainer:
         self.source: ImageSource = source or recipe.data.build()
         self.total_steps = options.total_steps(len(self.source))
         torch.manual_seed(recipe.seed)  # weights are made on the CPU, so that every device starts from the same
-        self.model = SphereModel.from_recipe(recipe, self.source.class_names).to(device)
+        self.model = SphereModel.from_recipe(recipe, self.source.class_names)
         perceptual = recipe.perceptual.build(recipe.image).to(device) if recipe.perceptual else None
         self.objective = Objective(self.model, recipe.conditioner.build(), recipe.objective, perceptual)
-
-        groups = {"encoder": options.encoder_lr_scale, "decoder": 1.0, "regularizer": 1.0}
-        lr = options.lr * options.batch_size / options.lr_batch
-        self.optimizer = torch.optim.AdamW(
-            [{"params": p, "lr": lr * scale} for n, scale in groups.items() if (p := trainable(self.model, n, scale))],
-            betas=options.betas,
-            weight_decay=options.weight_decay,
-            fused=True,
-        )
-        warmup = options.warmup_steps(len(self.source))
-        self.schedule = CosineLRScheduler(
-            self.optimizer, self.total_steps - warmup, lr_min=options.lr_min, warmup_t=warmup, warmup_prefix=True,
-            t_in_epochs=False,
-        )  # fmt: skip
+        self.sharded = options.strategy == "fsdp" and self.slices.processes > 1
+        if not self.sharded:
+            self.model.to(device)
         self.ema = ModelEmaV3(self.model, options.ema, use_warmup=True) if options.ema else None
         prepare_blocks(self.model, options.compile, options.activation_checkpointing)  # after the average was copied
-        self.wrapped = self.accelerator.prepare(self.objective)
-        self.step = 0
-        self.skipped = 0
-        self.skipped_in_a_row = 0
+        if self.sharded:
+            processes.shard(self.accelerator, self.objective, self.ema.module if self.ema else None, self.dtype)
+        self.optimizer = optimization.adamw(self.model, options)
+        self.schedule = optimization.cosine(self.optimizer, options, len(self.source))
+        self.wrapped = self.objective if self.sharded else self.accelerator.prepare_model(self.objective)
+        self.guard = StepGuard(options.spike_factor, options.spike_window, device, statistics_of(self.model))
+        self.writer = saving.CheckpointWriter(
+            self.run.path / CHECKPOINTS, device, self.slices.processes, self.accelerator.is_main_process
+        )
+        self.agreement = Agreement(self.slices.processes)
+        self.step = self.saved = 0  # steps that this run has seen, and those that its newest checkpoint has
+        self.taken = self.skipped = 0  # of them, as last read from the device
 
     # -- what others ask of it -------------------------------------------------------------------------------------
 
@@ -96,7 +96,8 @@ class Trainer:
 
     @property
     def final_model(self) -> SphereModel:
-        """The weights that the recipe publishes: the moving average, or the raw ones."""
+        """The weights that the recipe publishes: the moving average, or the raw ones. Under FSDP they are shards, and
+        the model cannot be run."""
         return self.ema.module if self.ema and self.recipe.training.final_weights == "ema" else self.model
 
     # -- the loop --------------------------------------------------------------------------------------------------
@@ -105,6 +106,7 @@ class Trainer:
         """Train to the end, or until `stop` is set. Returns whether the end was reached."""
         if self.is_main:
             self.run.begin(self.recipe)
+            self.writer.clear()
         self.accelerator.wait_for_everyone()
         self._resume()
         if self.run.model.is_file():
@@ -115,44 +117,54 @@ class Trainer:
                                "name another folder with --run")  # fmt: skip
         self._event("train_start")
         options = self.recipe.training
+        with stopping_on_signals(self):
+            try:
+                self._loop()
+                if self.saved != self.step:
+                    self.save()
+            except SpheregenError:  # too many steps skipped, bad images: what is being written is from before them
+                self._saved(self.writer.wait(options.keep))
+                raise
+            self._saved(self.writer.wait(options.keep))
+        if self.step < self.total_steps:
+            return False
+        final = self._whole(self.final_model)
+        self._sample_grid(final)
+        if self.is_main:
+            self.run.save_model(final, self._about(options.final_weights))
+        self.accelerator.wait_for_everyone()
+        self._event("train_end")
+        return True
+
+    def _loop(self) -> None:
+        """Steps, and what is logged, drawn and saved on the way. The host waits for the device only for these."""
+        options, device = self.recipe.training, self.accelerator.device
         log_every, sample_every, checkpoint_every = (
             max(1, round(images / options.batch_size))
             for images in (options.log_images, options.sample_images, options.checkpoint_images)
         )
         batches = training_batches(
-            self.source,
-            self.recipe.seed,
-            self.slices,
-            self.step,
-            options.workers,
-            self.accelerator.device.type == "cuda",
+            self.source, self.recipe.seed, self.slices, self.step, options.workers, device.type == "cuda"
         )
         sums: dict[str, Tensor] = {}
-        logged, clock = self.step, time.perf_counter()
-        with stopping_on_signals(self):
-            while self.step < self.total_steps and not self.stop:
-                for name, value in self._train_step(batches).items():
-                    sums[name] = sums.get(name, 0) + value
-                self.step += 1
-                self._event("step_end")
-                if self.step % log_every == 0 or self.step == self.total_steps:
-                    steps, seconds = self.step - logged, time.perf_counter() - clock
-                    self._log({name: value.item() / steps for name, value in sums.items()}, steps, seconds)
-                    sums, logged = {}, self.step
-                    clock = time.perf_counter()
-                if self.step % sample_every == 0 and self.step < self.total_steps:
-                    self._sample_grid()
-                if self.step % checkpoint_every == 0 and self.step < self.total_steps:
-                    self.save()
-                self._agree_on_stopping()
-        self.save()
-        if self.step < self.total_steps:
-            return False
-        self._sample_grid()
-        if self.is_main:
-            self.run.save_model(self.final_model, self._about(self.recipe.training.final_weights))
-        self._event("train_end")
-        return True
+        logged, taken, clock = self.step, self.taken, time.perf_counter()
+        stopping = self.agreement.any(self.stop)
+        while self.step < self.total_steps and not stopping:
+            for name, value in self._train_step(batches).items():
+                sums[name] = sums.get(name, 0) + value
+            self.step += 1
+            self._event("step_end")
+            if self.step % log_every == 0 or self.step == self.total_steps:
+                self._read_guard()
+                self._log(sums, self.taken - taken, self.step - logged, clock)
+                sums, logged, taken, clock = {}, self.step, self.taken, time.perf_counter()
+            if self.step % sample_every == 0 and self.step < self.total_steps:
+                self._sample_grid(self._whole(self.final_model))
+            if self.step % checkpoint_every == 0 and self.step < self.total_steps:
+                self.save()
+            self._saved(self.writer.poll(options.keep))
+            stopping = self.agreement.any(self.stop)
+        self.agreement.settle()
 
     def _train_step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """One optimizer step: Eq. 10 on a whole batch, in as many passes as the recipe accumulates."""
@@ -168,59 +180,51 @@ class Trainer:
             images, labels = self._next(batches)
             rows = self.slices.of(part)
             x = to_network(images, draws.flip[rows] < options.flip, device)
+            # Shards are reduced after each pass: whole gradients kept for the next would be what does not fit.
             last = part == options.accumulate - 1
-            with nullcontext() if last else accelerator.no_sync(self.wrapped):
-                loss, terms = self.wrapped(x, labels.to(device), draws.take(rows, self.model.shape, device))
+            with nullcontext() if last or self.sharded else accelerator.no_sync(self.wrapped):
+                y = labels.to(device, non_blocking=True)
+                with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+                    loss, terms = self.wrapped(x, y, draws.take(rows, self.model.shape, device))
                 accelerator.backward(loss / options.accumulate)
             for name, term in terms.items():
                 metrics[name] = metrics.get(name, 0) + term / options.accumulate
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), options.clip)
-        metrics["gradient_norm"] = norm
-        self._apply(norm)
-        return metrics
+        metrics["gradient_norm"] = processes.clip(self.model.parameters(), options.clip)
+        good = self._apply(metrics["gradient_norm"], metrics["loss"])
+        return {name: torch.where(good, value, 0) for name, value in metrics.items()}
 
     @staticmethod
     def _next(batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """The next images; a place of its own for the clock of `spheregen bench`."""
         return next(batches)
 
-    def _apply(self, norm: Tensor) -> None:
-        """Take the step, unless the gradient is not finite: then it is skipped and counted."""
-        if not torch.isfinite(norm):
-            self.skipped += 1
-            self.skipped_in_a_row += 1
-            self.optimizer.zero_grad()
-            if self.skipped_in_a_row > self.recipe.training.max_skipped:
-                raise RunError(
-                    f"{self.run.path}: the gradient was not finite {self.skipped_in_a_row} steps in a row (at step "
-                    f"{self.step}); lower training.lr or noise.wide_angle, and start from the last checkpoint again"
-                )
-            return
-        self.skipped_in_a_row = 0
+    def _apply(self, norm: Tensor, loss: Tensor) -> Tensor:
+        """Take the step, unless the guard finds that it would do harm. Returns whether it was taken, a bool scalar on
+        the device: a skipped step is one that changes nothing, and the host does not ask."""
+        good = self.guard.judge(norm, loss)
+        self.optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]  # what fused optimizers look at
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema:
-            self.ema.update(self.model, self.step + 1)
-
-    def _agree_on_stopping(self) -> None:
-        """All processes stop at one step, or none does."""
-        if self.slices.processes > 1:
-            if self.stop:
-                self.accelerator.set_trigger()
-            self.stop = self.accelerator.check_trigger()
+            processes.update_average(self.ema, self.model, self.step + 1)
+        return good
 
     # -- what it leaves behind -------------------------------------------------------------------------------------
 
-    def _log(self, means: Mapping[str, float], steps: int, seconds: float) -> None:
+    def _log(self, sums: Mapping[str, Tensor], taken: int, steps: int, clock: float) -> None:
+        """A line of metrics: means over the steps that were taken of the last `steps`, which began at `clock`."""
+        names = sorted(sums)
+        # Without a step taken, means are NaN.
+        means = torch.stack([sums[name].float() for name in names]) / (taken or float("nan"))
         if self.slices.processes > 1:
-            names = sorted(means)
-            own = torch.tensor([means[name] for name in names], device=self.accelerator.device)
-            means = dict(zip(names, self.accelerator.reduce(own, "mean").tolist(), strict=True))
+            means = self.accelerator.reduce(means, "mean")
+        values = dict(zip(names, means.tolist(), strict=True))
+        seconds = time.perf_counter() - clock
         images = self.images_seen
         metrics = {
             "step": self.step,
             "images": images,
-            **means,
+            **values,
             "lr": self.optimizer.param_groups[-1]["lr"],
             "skipped_steps": self.skipped,
             "skipped_images": self.source.skipped,
@@ -233,27 +237,54 @@ class Trainer:
                 file.write(json.dumps(metrics) + "\n")
         self._event("metrics", metrics=metrics)
 
-    def _sample_grid(self) -> None:
+    def _read_guard(self) -> None:
+        """Bring the counts of steps to the host. Raises RunError after too many skipped in a row."""
+        self.taken, self.skipped = self.guard.read(
+            self.recipe.training.max_skipped, f"{self.run.path}: step {self.step}"
+        )
+
+    def _sample_grid(self, model: SphereModel) -> None:
         """A grid with fixed noise, so that grids of one run can be compared; its random state is its own."""
         if not self.is_main:
             return
         path = self.run.samples / f"images-{self.images_seen:09d}.png"
-        grid = pictures.class_grid(self.final_model, sample)
+        grid = pictures.class_grid(model, sample)
         with replacing(path) as aside:
             grid.save(aside, format="PNG")
         self._event("samples_saved", path=path)
 
+    def _whole(self, model: SphereModel) -> SphereModel:
+        """On the main process, a model that can be run and saved: itself or, of shards, a copy put together."""
+        if not self.sharded:
+            return model
+        state = processes.whole_state(model)
+        if not self.is_main:
+            return model
+        with torch.random.fork_rng(devices=[]):
+            whole = SphereModel.from_recipe(self.recipe, self.model.class_names)
+        whole.load_state_dict(state)
+        return whole.to(self.accelerator.device).eval()
+
     def save(self) -> None:
-        """Write a checkpoint of this step."""
-        if self.is_main:
-            tensors = {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.optimizer)}
-            if self.ema:
-                tensors["ema"] = self.ema.module.state_dict()
-            state = {"images": self.images_seen, "skipped": self.skipped, "seed": self.recipe.seed}
-            abouts = {"model": self._about("raw"), "ema": self._about("ema")}
-            path = self.run.save_checkpoint(self.step, tensors, abouts, state, self.recipe.training.keep)
+        """Begin to write a checkpoint of this step; it is written while training goes on."""
+        self._saved(self.writer.wait(self.recipe.training.keep))
+        self._read_guard()
+        state = {"images": self.images_seen, "seed": self.recipe.seed, "class_names": self.model.class_names}
+        self.writer.begin(self.step, self._parts(), state)
+        self.saved = self.step
+
+    def _saved(self, path: Path | None) -> None:
+        if path is not None:
             self._event("checkpoint_saved", path=path)
-        self.accelerator.wait_for_everyone()
+
+    def _parts(self) -> dict[str, dict[str, Tensor]]:
+        """All tensors of a checkpoint: those in use, to be saved or filled."""
+        parts = {"model": self.model.state_dict()}
+        if self.ema:
+            parts["ema"] = self.ema.module.state_dict()
+        parts["optimizer"] = optimization.state_tensors(self.optimizer, self.model)
+        parts["guard"] = self.guard.state()
+        return parts
 
     def _about(self, weights: str) -> dict[str, str]:
         """What a weights file tells of itself in its header."""
@@ -262,20 +293,28 @@ class Trainer:
 
     def _resume(self) -> None:
         """Take up the newest checkpoint that can be read; tell of those that cannot."""
-        for path in self.run.checkpoints():
+        parts = self._parts()
+        found: list[Any] = [None, None]
+        if self.is_main:
+            for path in self.run.checkpoints():
+                try:
+                    found = [path.name, saving.check(path, parts)["step"]]
+                    break
+                except (RunError, KeyError) as error:
+                    self.notes.append(f"passed over a damaged checkpoint, {path.name}: {error}")
+        name, step = broadcast_object_list(found)  # files may look different from another machine for a while
+        if name is not None:
+            path = self.run.path / CHECKPOINTS / name
             try:
-                tensors, state = self.run.read_checkpoint(path)
-                load_weights(self.model, tensors["model"], path)
-                if self.ema:
-                    load_weights(self.ema.module, tensors["ema"], path)
-                load_optimizer(self.optimizer, tensors["optimizer"])
-            except (RunError, KeyError) as error:
-                self.notes.append(f"passed over a damaged checkpoint, {path.name}: {error}")
-                continue
-            self.step, self.skipped = state["step"], state["skipped"]
-            break
+                saving.read_into(path, parts)
+            except Exception as error:
+                raise RunError(f"{path}: could not be read on every process ({error}); a run folder must be one that "
+                               "all machines share") from error  # fmt: skip
+            self.step = self.saved = step
+            self.guard.settle()
+        self._read_guard()
         if self.is_main and self.run.metrics.is_file():
-            _trim(self.run.metrics, self.step)
+            self.run.trim_metrics(self.step)
 
     def _event(self, name: str, **details: Any) -> None:
         if self.is_main:
@@ -290,15 +329,6 @@ def train(recipe: Recipe, run: str | Path | None = None) -> RunFolder:
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
-
-
-def trainable(model: nn.Module, part: str, scale: float) -> list[nn.Parameter]:
-    """A part's parameters to optimise; a part whose rate is 0 is frozen."""
-    parameters = list(model.get_submodule(part).parameters())
-    if scale == 0:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-    return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 def prepare_blocks(model: SphereModel, compiled: bool, checkpointed: bool) -> None:
@@ -318,56 +348,6 @@ def _bf16(precision: str) -> bool:
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as flat tensors, `{parameter number}.{name}`."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": value.clone() for i, entry in state.items() for name, value in entry.items()}
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` took out."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _trim(metrics: Path, step: int) -> None:
-    """Drop the lines that an interrupted run logged after its last checkpoint: they are about to be made again."""
-    lines = metrics.read_text(encoding="utf-8").splitlines()
-    kept = []
-    for line in lines:
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError):  # the line that a kill cut short
-            continue
-    if kept != lines:
-        with replacing(metrics) as aside:
-            aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-
-@contextmanager
-def stopping_on_signals(trainer: Trainer) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run after the step under way; a second one ends it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        if trainer.stop:
-            raise KeyboardInterrupt
-        trainer.stop = True
-
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 __all__ = ["SpheregenError", "Trainer", "train"]

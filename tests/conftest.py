@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 # Must be set before torch is imported anywhere: tests are many small computations, and some start processes.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from spheregen import Recipe, SphereModel, cli
 from spheregen.checkpoint import RunFolder
@@ -42,7 +43,10 @@ def scramble(model: SphereModel, seed: int = 0) -> SphereModel:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+            noise = torch.randn(parameter.shape, generator=generator) * 0.2
+            if isinstance(parameter, DTensor):  # a shard of the whole
+                noise = distribute_tensor(noise, parameter.device_mesh, parameter.placements)
+            parameter.add_(noise)
     return model
 
 

@@ -6,7 +6,9 @@ import gzip
 import os
 import pickle
 import struct
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from spheregen_data.flowers102 import Flowers102
 from spheregen_data.image_folder import ImageFolder
 from torch.utils.data import DataLoader
 
-from spheregen import DataError, ImageSource, ImageSpec, read_image
+from spheregen import DataError, ImageSource, ImageSpec, Recipe, RecipeError, read_image
 
 RANDOM = np.random.default_rng(0)
 
@@ -228,6 +230,39 @@ def test_a_download_puts_the_files_where_they_are_looked_for(tmp_path: Path, mon
     assert len(FashionMNIST(options)) == 5
 
 
+def test_of_several_processes_one_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads stand for processes: each opens the lock's file on its own."""
+    count = 4
+    all_here = threading.Barrier(count)
+    fetched: list[Path] = []
+
+    def fetch(root: Path) -> None:
+        fetched.append(root)
+        write_fashion(root / "fashion-mnist")
+
+    def build(_: int) -> int:
+        all_here.wait()
+        return len(FashionMNIST(FashionMNIST.Options(root=str(tmp_path / "new"), download=True)))
+
+    monkeypatch.setattr("spheregen_data.fashion_mnist._download", fetch)
+    with ThreadPoolExecutor(count) as pool:
+        assert list(pool.map(build, range(count))) == [5] * count
+    assert len(fetched) == 1
+
+
+def test_a_download_cut_short_leaves_nothing_that_looks_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(root: Path) -> None:
+        write_fashion(root / "fashion-mnist")
+        raise OSError("connection lost")
+
+    options = FashionMNIST.Options(root=str(tmp_path / "new"), download=True)
+    monkeypatch.setattr("spheregen_data.fashion_mnist._download", cut)
+    assert "connection lost" in message(lambda: FashionMNIST(options))
+    assert not (tmp_path / "new" / "fashion-mnist").exists()
+    monkeypatch.setattr("spheregen_data.fashion_mnist._download", lambda root: write_fashion(root / "fashion-mnist"))
+    assert len(FashionMNIST(options)) == 5
+
+
 # -- flowers102 --------------------------------------------------------------------------------------------------------
 
 
@@ -254,6 +289,17 @@ def test_flowers102_joins_the_published_parts(tmp_path: Path) -> None:
         assert reds == numbers
     assert Flowers102.Options().split == "all"
     assert source.class_names[76] == "passion flower"
+
+
+def test_a_model_of_all_flowers_has_nothing_held_out(tmp_path: Path) -> None:
+    write_flowers(tmp_path / "flowers-102")
+    root = f'data.root="{tmp_path}"'
+    with pytest.raises(RecipeError, match=r'^\[data\] flowers102: split = "all" holds nothing out; split = "train"'):
+        Recipe.read("oxford_flowers_l", [root]).held_out()
+    held_out = Recipe.read("oxford_flowers_l", [root, "data.split=train"]).held_out()
+    assert held_out.numbers.tolist() == [2, 4, 5]
+    with pytest.raises(RecipeError, match=r'split = "test" leaves nothing'):
+        Recipe.read("oxford_flowers_l", [root, "data.split=test"]).held_out()
 
 
 def test_damaged_flowers102_is_refused(tmp_path: Path) -> None:

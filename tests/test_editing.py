@@ -310,9 +310,79 @@ def test_from_an_image_the_schedule_begins_at_the_first_reencoding(model: Sphere
     assert asked == [(2, 3), (3, 3)]
 
 
+def test_variations_lie_at_their_angle_around_the_image(model: SphereModel, images: Tensor) -> None:
+    labels = [3, 8, 1, 0]
+    found: list[Step] = []
+    made = spheregen.vary(model, images, labels, degrees=35, count=3, seed=2, on_step=found.append)
+    assert made.shape == (4, 3, 1, 8, 8)
+    (step,) = found
+    assert step.latents is not None
+    with torch.no_grad():
+        v = model.to_sphere(images * 2 - 1, torch.tensor(labels)).repeat_interleave(3, dim=0)
+    torch.testing.assert_close(sphere.angle_between(v, step.latents), torch.full((12,), 35.0), atol=0.05, rtol=0)
+    same(made.flatten(0, 1), step.images)
+    assert (made[:, 1:] - made[:, :1]).flatten(2).norm(dim=2).min() > 0  # each in a direction of its own
+    none = spheregen.vary(model, images, labels, degrees=0, count=1)
+    same(none[:, 0], spheregen.reconstruct(model, images, torch.tensor(labels)))
+    # Neither the other images nor their number matter, and more degrees lead farther along the same direction.
+    same(spheregen.vary(model, images[2:3], [1], degrees=35, count=2, seed=2)[0], made[2, :2])
+    spheregen.vary(model, images, labels, degrees=70, count=3, seed=2, on_step=found.append)
+    far = found[1].latents
+    assert far is not None
+    torch.testing.assert_close(sphere.angle_between(step.latents, far), torch.full((12,), 35.0), atol=0.05, rtol=0)
+
+
+def test_variations_go_on_as_samples_do(model: SphereModel, images: Tensor) -> None:
+    """The first step decodes the turned latents, the others are Algorithm 1's, guided where asked."""
+    found: list[Step] = []
+    made = spheregen.vary(
+        model, images[:1], [4], count=2, steps=3, guidance=1.5, position="combo", seed=1, on_step=found.append
+    )
+    assert [step.number for step in found] == [1, 2, 3]
+    same(made[0], found[-1].images)
+    generators = rng.generators(1, "vary", range(2))
+    rng.normal((4, 4), generators)  # the directions
+    assert found[0].latents is not None
+    assert model.recipe is not None
+    walk = generate(model, torch.tensor([4, 4]), steps=3, sampler=model.recipe.sampler.build(), generators=generators,
+                    conditioner=ComboGuidance(ComboGuidance.Options(scale=1.5)), latents=found[0].latents)  # fmt: skip
+    same(made[0], list(walk)[-1].images)
+
+
+def test_what_a_watcher_raises_ends_the_work(model: SphereModel, images: Tensor) -> None:
+    class Enough(Exception):
+        pass
+
+    seen: list[int] = []
+
+    def watch(step: Step) -> None:
+        seen.append(step.number)
+        if step.number == 2:
+            raise Enough
+
+    model.train()
+    for call in (
+        lambda: spheregen.sample(model, [1, 2], steps=5, on_step=watch),
+        lambda: spheregen.vary(model, images, steps=5, on_step=watch),
+        lambda: spheregen.restyle(model, images, [1, 2, 3, 4], steps=5, on_step=watch),
+        lambda: spheregen.crossover(model, images[:1], images[1:2], steps=5, on_step=watch),
+        lambda: spheregen.interpolate(model, [1, 2], steps=5, on_step=watch),
+    ):
+        seen.clear()
+        with pytest.raises(Enough):
+            call()
+        assert seen == [1, 2]
+        assert model.training  # as it was before
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda m, x: spheregen.vary(m, x, degrees=181), "degrees: expected 0 to 180, got 181"),
+        (lambda m, x: spheregen.vary(m, x, count=0), "count: expected at least 1, got 0"),
+        (lambda m, x: spheregen.vary(m, x, steps=0), "steps: expected at least 1, got 0"),
+        (lambda m, x: spheregen.vary(m, x, [12, 1, 1, 1]), "labels: 12: this model knows 0 to 9"),
+        (lambda m, x: spheregen.vary(m, x[:, :, :4]), "images: expected"),
         (lambda m, x: spheregen.interpolate(m, [1, 2, 3]), "expected two ends or four corners, got 3 labels"),
         (
             lambda m, x: spheregen.interpolate(m, [1, 2], images=x),
@@ -437,6 +507,40 @@ def test_crossover_and_restyle_write_strips(invoke: Invoke, run: Path, tmp_path:
     assert Image.open(run / "samples/restyle-photo.png").height > 3 * 74
 
 
+def test_vary_writes_a_row_an_angle(invoke: Invoke, run: Path, tmp_path: Path) -> None:
+    code, out, err = invoke("vary", "test:3", "--run", run, "--degrees", "15", "--degrees", "40.5", "--count", "3",
+                            "--class", "3", "--singles")  # fmt: skip
+    assert code == 0, err
+    assert "15, 40.5 degrees, 3 each, 1 steps" in out
+    assert Image.open(run / "samples/vary-test3.png").height > 2 * 74
+    assert sorted(path.name for path in (run / "samples/vary-test3").iterdir()) == [f"0000{i}.png" for i in range(6)]
+    with Image.open(run / "samples/vary-test3/00004.png") as single:
+        assert single.size == (8, 8)
+
+
+def test_results_are_written_singly_where_asked(invoke: Invoke, run: Path, tmp_path: Path) -> None:
+    for words, names in [
+        (["restyle", "test:1", "--run", run, "--class", "3-4"], ["00000-3.png", "00001-4.png"]),
+        (["crossover", "test:1", "test:2", "--run", run, "--seam", "rising"], ["00000-rising.png"]),
+        (["reconstruct", run, "--count", "2"], ["00000.png", "00001.png"]),
+        (["interpolate", run, "--image", "test:1", "--image", "test:2", "--at", "0", "--at", "0.25"],
+         ["00000.png", "00001.png"]),
+    ]:  # fmt: skip
+        out = tmp_path / f"{words[0]}.png"
+        assert invoke(*words, "--out", out)[0] == 0
+        assert not out.with_suffix("").exists()
+        assert invoke(*words, "--out", out.with_suffix(""), "--singles")[0] == 0  # a picture without a suffix
+        folder = tmp_path / f"{words[0]}-singles"
+        assert sorted(path.name for path in folder.iterdir()) == names
+        assert all(Image.open(folder / name).size == (8, 8) for name in names)
+    # Place 0 is the first image's reconstruction.
+    assert invoke("reconstruct", run, "--image", "test:1", "--out", tmp_path / "one.png", "--singles")[0] == 0
+    first, again = (
+        Image.open(tmp_path / name).tobytes() for name in ("interpolate-singles/00000.png", "one/00000.png")
+    )
+    assert max(abs(a - b) for a, b in zip(first, again, strict=True)) <= 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -453,6 +557,9 @@ def test_crossover_and_restyle_write_strips(invoke: Invoke, run: Path, tmp_path:
             "test:400: the test split has the images 0",
         ),
         (["interpolate", "RUN", "--pick", "1", "--pick", "2", "--pick", "3"], "--pick: expected an even number"),
+        (["interpolate", "RUN", "--corners", "--at", "0.5"], "--at: lies between two ends; leave out --corners"),
+        (["interpolate", "RUN", "--at", "1.5"], "at: expected numbers from 0 to 1"),
+        (["vary", "test:0", "--run", "RUN", "--class", "cat"], "--class cat: this model knows 0 to 9"),
         (["interpolate", "RUN", "--class", "11"], "--class 11: this model knows 0 to 9"),
         (["crossover", "test:0", "nothing.png", "--run", "RUN"], "nothing.png: cannot be read"),
         (["crossover", "test:0", "test:1", "--run", "RUN", "--seam", "fallin"], "did you mean 'falling'?"),

@@ -110,6 +110,30 @@ def test_the_exported_encoder_goes_to_the_sphere(exported: Exported, count: int)
     torch.testing.assert_close(decoded, spheregen.reconstruct(exported.model, images), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_the_networks_alone_are_algorithm_1s(settings: list[str], tmp_path: Path) -> None:
+    """Neither the sphere nor guidance is in the files: they give what `model.decode` and `model.encode` give."""
+    model = spheregen.load(new_run(tmp_path / "run", *settings).path)
+    done = export.export_networks(model, tmp_path / "out")
+    assert done.difference <= 1e-4
+    assert sorted(path.name for path in done.folder.iterdir()) == ["decoder.onnx", "encoder.onnx", "export.json"]
+    files = Exported(model, done.folder, "")
+    labels = files.labels(3, 10)
+    given = {} if labels is None else {"label": labels}
+    latents = normal((4, 4), generators(5, "sample", range(2)))
+    with torch.no_grad():
+        images = model.decode(latents, labels)
+        encoded = model.encode(images, labels)
+    torch.testing.assert_close(files.run("decoder", latent=latents, **given), images, atol=1e-4, rtol=0)
+    torch.testing.assert_close(files.run("encoder", image=images, **given), encoded, atol=1e-3, rtol=1e-4)
+    assert images.min() < -0.1
+    about = json.loads((done.folder / "export.json").read_text(encoding="utf-8"))
+    assert about["decoder"]["inputs"]["latent"] == {"type": "float32", "shape": ["batch", 4, 4]}
+    assert about["decoder"]["outputs"] == {"image": {"type": "float32", "shape": ["batch", 1, 8, 8]}}
+    assert about["encoder"]["outputs"] == {"latent": {"type": "float32", "shape": ["batch", 4, 4]}}
+    assert ("label" in about["encoder"]["inputs"]) == bool(given)
+
+
 def test_the_files_tell_of_themselves(exported: Exported) -> None:
     assert sorted(path.name for path in exported.folder.iterdir()) == ["encoder.onnx", "export.json", "generator.onnx"]
     about = json.loads((exported.folder / "export.json").read_text(encoding="utf-8"))
@@ -379,11 +403,31 @@ def test_a_model_goes_to_the_hub_and_comes_back(run: Path, hub: Hub, invoke: Inv
     assert sorted(fetched) == ["model.safetensors", "recipe.toml"]
 
 
+def test_pictures_of_a_model_on_the_hub_go_beside_the_other_runs(
+    run: Path, hub: Hub, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spheregen.push(run, "someone/digits", revision="new/look")
+    monkeypatch.chdir(tmp_path)
+    address = "hf://someone/digits@new/look"
+    for command, *arguments in (
+        ("sample", address, "--count", "1", "--class", "3"), ("reconstruct", address, "--count", "1"),
+        ("interpolate", address, "--animation", "none", "--rows", "1"),
+        ("restyle", "test:0", "--run", address), ("crossover", "test:0", "test:1", "--run", address),
+    ):  # fmt: skip
+        code, out, err = invoke(command, *arguments)
+        assert code == 0, err
+        assert "→ runs/someone--digits@new-look/samples/" in out
+    assert not list(tmp_path.glob("hf*"))
+
+
 def test_commands_and_revisions_name_models_on_the_hub(run: Path, hub: Hub, tmp_path: Path, invoke: Invoke) -> None:
     assert spheregen.push(run, "someone/digits", revision="v2") == "hf://someone/digits@v2"
     code, _, err = invoke("sample", "hf://someone/digits@v2", "--count", "1", "--out", str(tmp_path / "pictures"))
     assert code == 0, err
     assert (tmp_path / "pictures" / "grid.png").is_file()
+    code, _, err = invoke("evaluate", "hf://someone/digits@v2")
+    assert code == 1
+    assert "spheregen export" in err
     code, _, err = invoke(
         "export", "hf://someone/digits@v2", "--format", "safetensors", "--out", str(tmp_path / "pulled")
     )

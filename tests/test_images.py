@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -183,3 +184,15 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
         message = str(caught.value)
         assert message.startswith(str(tmp_path / name))
         assert "\n" not in message
+
+
+def test_open_files_are_read_and_named_and_bounded(tmp_path: Path) -> None:
+    image = Image.frombytes("L", (30, 20), bytes(i % 256 for i in range(600)))
+    image.save(tmp_path / "image.png")
+    with (tmp_path / "image.png").open("rb") as file:
+        found = read_image(file, 16, 1, name="mine.png", megapixels=0.0006)
+    assert torch.equal(found, read_image(tmp_path / "image.png", 16, 1))
+    with pytest.raises(DataError, match=r"^mine.png: has 0 megapixels; expected at most 0.0005, make it smaller$"):
+        read_image(io.BytesIO((tmp_path / "image.png").read_bytes()), 16, 1, name="mine.png", megapixels=0.0005)
+    with pytest.raises(DataError, match=r"^mine.png: not an image that can be read$"):
+        read_image(io.BytesIO(b"text"), 16, 1, name="mine.png")

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from spheregen import ImageSpec, PerceptualDistance, Recipe, RecipeError, WeightsError
 from spheregen.pretrained import weights
+from spheregen.registry import Registry
 
 RGB32 = ImageSpec(32, 3, 0)
 GREY32 = ImageSpec(32, 1, 0)
@@ -316,6 +317,45 @@ def test_parts_are_checked_and_resolved_when_the_recipe_is_read() -> None:
         ],
     }
     assert Recipe.parse(recipe.as_dict()).perceptual == recipe.perceptual
+
+
+def test_parts_come_from_the_registry_that_the_recipe_is_read_with(tmp_path: Path) -> None:
+    plugin = tmp_path / "nought.py"
+    plugin.write_text(
+        "import spheregen\n"
+        "class Nought(spheregen.PerceptualDistance, name='nought'):\n"
+        "    class Options(spheregen.Options):\n"
+        "        depth: int = 3\n"
+        "    def features(self, images): return [images]\n"
+        "    def distance(self, a, b): return 0 * (a[0] - b[0]).flatten(1).sum(1)\n"
+        "@spheregen.hookimpl\n"
+        "def spheregen_components(): return [Nought]\n"
+    )
+    own = Registry()
+    settings = [f"plugins=['{plugin}']", 'perceptual.parts=[{use = "nought", depth = 2}]']
+    recipe = Recipe.read("cifar10_l", settings, own)
+    assert recipe.perceptual is not None
+    distance = recipe.perceptual.build(RGB32)
+    assert distance.parts[0].options.depth == 2
+    assert torch.equal(distance(images(), images(seed=1)), torch.zeros(3))
+    with pytest.raises(RecipeError, match="unknown perceptual 'nought'"):
+        Recipe.read("cifar10_l", settings[1:])
+
+
+def test_a_recipe_that_is_read_again_builds_no_network_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    create = timm.create_model
+
+    def counted(*arguments: Any, **options: Any) -> nn.Module:
+        built.append(arguments)
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(timm, "create_model", counted)
+    Recipe.read("imagenet_l")  # its logits are of images of the size that the network was trained on
+    assert built == []
+    for _ in range(2):
+        Recipe.read("imagenet_l", ['perceptual={use = "timm", model = "test_resnet", image_size = 47}'])
+    assert len(built) == 1
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ overrides = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=50)
+@settings(deadline=None, max_examples=50)
 @given(overrides)
 def test_what_is_written_reads_back_to_the_same(values: dict[str, Any]) -> None:
     raw = tomllib.loads(DIGITS.read_text())

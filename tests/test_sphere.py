@@ -62,6 +62,22 @@ def test_perturbation_turns_by_the_angle_of_eq_12(degrees: float) -> None:
     torch.testing.assert_close(noisy.flatten(1).norm(dim=1), torch.full((64,), 64.0))
 
 
+@pytest.mark.parametrize("size", [(2,), (3,), (4, 32)])
+def test_a_turn_is_of_exactly_its_angle(size: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    v = sphere.spherify(torch.randn(6, *size, generator=generator))
+    e = torch.randn(6, *size, generator=generator)
+    degrees = torch.tensor([0.5, 10, 45, 90, 135, 179])
+    turned = sphere.turn(v, degrees, e)
+    torch.testing.assert_close(sphere.angle_between(v, turned), degrees, atol=0.05, rtol=0)
+    torch.testing.assert_close(turned.flatten(1).norm(dim=1), v.flatten(1).norm(dim=1))
+    torch.testing.assert_close(sphere.turn(v, 0.0, e), v)
+    torch.testing.assert_close(sphere.turn(v, 180.0, e), -v, atol=1e-5, rtol=0)
+    torch.testing.assert_close(sphere.turn(v, 30.0, e + 5 * v), sphere.turn(v, 30.0, e), atol=1e-4, rtol=0)
+    # v, the turned point and e lie in one plane, and the turn leads towards e.
+    assert (sphere.angle_between(turned, e)[:2] < sphere.angle_between(v, e)[:2]).all()
+
+
 def test_noise_to_signal_ratio_is_sigma_max() -> None:
     """Eq. 11: E‖σ_max·e‖ / ‖v‖ = σ_max."""
     generator = torch.Generator().manual_seed(0)

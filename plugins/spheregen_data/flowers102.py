@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 import spheregen
-from spheregen_data.sources import locate
+from spheregen_data.sources import locate, whole_file
 
 FOLDER = "flowers-102"
 SPLITS = {"train": ["trnid"], "val": ["valid"], "test": ["tstid"], "all": ["trnid", "valid", "tstid"]}
@@ -20,7 +20,8 @@ class Flowers102(spheregen.ImageSource, name="flowers102"):
     """Photos of flowers, RGB, 102 classes, 8,189 images.
 
     The paper trains on 8K images: all three published parts together (1,020 + 1,020 + 6,149), which is the default.
-    Nothing is then held out: "test" is a part of "all". Images are scaled and cropped as ADM does.
+    Nothing is then held out, since "test" is a part of "all"; split = "train" leaves the 6,149 images of "test".
+    Images are scaled and cropped as ADM does.
     """
 
     class Options(spheregen.Options):
@@ -52,6 +53,12 @@ class Flowers102(spheregen.ImageSource, name="flowers102"):
     def describe(cls, options: Options) -> spheregen.ImageSpec:
         return spheregen.ImageSpec(options.image_size, 3, 102)
 
+    @classmethod
+    def held_out(cls, options: Options) -> Options:
+        if options.split == "all":
+            raise ValueError('split = "all" holds nothing out; split = "train" leaves the images of "test"')
+        return super().held_out(options)
+
     @property
     def class_names(self) -> list[str]:
         from torchvision.datasets import Flowers102 as Published
@@ -62,8 +69,13 @@ class Flowers102(spheregen.ImageSource, name="flowers102"):
         return len(self.numbers)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path = self.folder / "jpg" / f"image_{self.numbers[index]:05d}.jpg"
-        return spheregen.read_image(path, self.options.image_size, 3), int(self.labels[index])
+        return spheregen.read_image(self._path(index), self.options.image_size, 3), int(self.labels[index])
+
+    def original(self, index: int) -> tuple[str, bytes]:
+        return whole_file(self._path(index))
+
+    def _path(self, index: int) -> Path:
+        return self.folder / "jpg" / f"image_{self.numbers[index]:05d}.jpg"
 
 
 def _read_mat(path: Path, names: list[str]) -> list[np.ndarray]:

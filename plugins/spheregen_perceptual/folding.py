@@ -38,6 +38,8 @@ def without_batch_norms(net: nn.Module, example: Tensor) -> nn.Module:
         handle.remove()
     names = {module: name for name, module in folded.named_modules()}
     for conv, norm in pairs:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )

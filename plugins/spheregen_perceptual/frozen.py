@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Self
 
 import torch
@@ -55,14 +56,10 @@ class FrozenDistance(spheregen.PerceptualDistance):
         Raises ValueError with a message that begins with the option's name and a colon.
         """
         size = options.image_size or image.size
-        try:  # on the meta device shapes alone are computed
-            with torch.device("meta"), torch.no_grad():
-                cls.network(options).eval()(torch.zeros(1, 3, size, size))
-        except (RuntimeError, AssertionError, ValueError) as error:
-            reason = " ".join(str(error).split())
+        if reason := _misfit(cls, options, size):
             raise ValueError(
                 f"image_size: images of {size}×{size} do not fit the network ({reason}); set image_size to resize them"
-            ) from None
+            )
 
     def freeze(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """End of construction. mean, std: of the images that the network was trained on, RGB in [0, 1]."""
@@ -83,6 +80,17 @@ class FrozenDistance(spheregen.PerceptualDistance):
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
         images = (images - self.mean) / self.std  # grey is repeated over the three colours
         return images.contiguous(memory_format=self.memory_format)
+
+
+@cache
+def _misfit(distance: type[FrozenDistance], options: FrozenOptions, size: int) -> str:
+    """Why the network cannot take images of a size; "" where it can. Kept, since recipes ask again and again."""
+    try:  # on the meta device shapes alone are computed
+        with torch.device("meta"), torch.no_grad():
+            distance.network(options).eval()(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        return " ".join(str(error).split())
+    return ""
 
 
 def unit(features: Tensor) -> Tensor:

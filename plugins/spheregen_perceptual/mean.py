@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pydantic
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, PrivateAttr, ValidationInfo, model_validator
 from torch import Tensor, nn
 
 import spheregen
@@ -21,27 +21,33 @@ class Part(spheregen.Options):
     weight: float = Field(1.0, gt=0)
     """Its weight in the mean."""
 
-    @model_validator(mode="before")
+    _component: type[spheregen.PerceptualDistance] = PrivateAttr()
+    _options: spheregen.Options = PrivateAttr()
+
+    @model_validator(mode="wrap")
     @classmethod
-    def _resolve(cls, table: Any) -> Any:
-        """Check the options as their component does, and fill in its defaults."""
+    def _resolve(cls, table: Any, handler: ModelWrapValidatorHandler[Part], info: ValidationInfo) -> Part:
+        """Find the component where the recipe's are found, check the options as it does, and fill in its defaults."""
         if not isinstance(table, dict) or not isinstance(table.get("use"), str):
             raise ValueError('expected a table { use = "name", weight = 1.0, … }')
         try:
-            component = spheregen.registry.get("perceptual", table["use"])
+            component = (info.context or {}).get("registry", spheregen.registry).get("perceptual", table["use"])
         except spheregen.PluginError as error:
             raise ValueError(str(error)) from None
         own = {key: value for key, value in table.items() if key not in ("use", "weight")}
         try:
-            options = component.Options.model_validate(own)
+            options = component.Options.model_validate(own, context=info.context)
         except pydantic.ValidationError as error:
             known = [*component.Options.model_fields, "use", "weight"]
             raise ValueError("; ".join(_explain(dict(e), known) for e in error.errors())) from None
-        return {**options.model_dump(mode="json", exclude_none=True), **{k: table[k] for k in table if k not in own}}
+        rest = {key: table[key] for key in table if key not in own}
+        part = handler({**options.model_dump(mode="json", exclude_none=True), **rest})
+        part._component, part._options = component, options
+        return part
 
     def resolve(self) -> tuple[type[spheregen.PerceptualDistance], spheregen.Options]:
-        component = spheregen.registry.get("perceptual", self.use)
-        return component, component.Options.model_validate(self.model_extra)
+        """The distance and its options."""
+        return self._component, self._options
 
 
 class MeanDistance(spheregen.PerceptualDistance, name="mean"):

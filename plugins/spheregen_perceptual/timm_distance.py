@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
+from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 import spheregen
@@ -43,6 +44,14 @@ class TimmDistance(FrozenDistance, name="timm"):
         import timm  # slow to import
 
         return timm.create_model(options.model, features_only=options.layers == "features")
+
+    @classmethod
+    def check(cls, options: Options, image: spheregen.ImageSpec) -> None:
+        cfg = get_pretrained_cfg(options.model)
+        size = options.image_size or image.size
+        # The whole network takes images of the size that it was trained on; any other size is tried.
+        if options.layers == "features" or cfg is None or cfg.input_size[1:] != (size, size):
+            super().check(options, image)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """images [B, C, H, W] in [0, 1] -> [the logits [B, K]], or unit-normalised maps [B, C', H', W']."""

@@ -10,7 +10,9 @@ import typer
 
 from spheregen.cli import (
     bench,
+    compare,
     crossover,
+    data,
     evaluate,
     export,
     import_,
@@ -23,8 +25,10 @@ from spheregen.cli import (
     reconstruct,
     restyle,
     sample,
+    studio,
     sweep,
     train,
+    vary,
 )
 from spheregen.cli.console import fail, warn
 from spheregen.errors import PluginError, SpheregenError
@@ -39,6 +43,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("sample")(sample.sample)
+app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)
 app.command("sweep")(sweep.sweep)
 app.command("bench")(bench.bench)
@@ -47,10 +52,13 @@ app.command("reconstruct")(reconstruct.reconstruct)
 app.command("interpolate")(interpolate.interpolate)
 app.command("crossover")(crossover.crossover)
 app.command("restyle")(restyle.restyle)
+app.command("vary")(vary.vary)
+app.command("studio")(studio.studio)
 app.command("inspect")(inspect.inspect)
 app.command("import")(import_.import_)
 app.command("export")(export.export)
 app.command("push")(push.push)
+app.add_typer(data.app, name="data")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(recipes.app, name="recipes")
 
@@ -84,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 registry.failures[name] = str(error)
                 warn(str(error))
         registry.manager.hook.spheregen_commands(app=app)
-        app(arguments)
+        app(arguments, obj=named)
     except SpheregenError as error:
         if debug:
             raise

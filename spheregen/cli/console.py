@@ -32,6 +32,14 @@ def say(message: str) -> None:
     console.print(message, soft_wrap=True)
 
 
+def out_folder(run: Path, runs: Path = Path("runs")) -> Path:
+    """Where a command puts what it makes of a run, unless told: the run's own folder or, for a model of the hub, a
+    folder beside the other runs, runs/owner--name[@revision]."""
+    from spheregen import hub
+
+    return runs / hub.tag(run) if hub.is_address(run) else run
+
+
 def find_run(run: Path | None, runs: Path = Path("runs")) -> Path:
     """The run that was named or, where none was, the one under `runs` that was written to last."""
     if run is not None:

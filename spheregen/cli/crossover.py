@@ -7,10 +7,11 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from spheregen.cli.console import console, find_run, say
-from spheregen.cli.options import IMAGE_HELP, pick_device, pick_images
+from spheregen.cli.console import console, find_run, out_folder, say
+from spheregen.cli.options import IMAGE_HELP, SINGLES_HELP, pick_device, pick_images
 from spheregen.cli.restyle import tag
 from spheregen.cli.sample import parse_classes
+from spheregen.tables import counted
 
 
 def crossover(
@@ -31,6 +32,7 @@ def crossover(
     cfg_position: str | None = typer.Option(None, help="Where to guide: latent, pixel, combo or none."),
     seed: int = typer.Option(0, help="Same seed, same images."),
     out: Path | None = typer.Option(None, help="The picture to write; one in the run's samples/ where not given."),
+    singles: bool = typer.Option(False, "--singles", help=SINGLES_HELP),
     device: str = typer.Option("auto", help="cpu, cuda, mps, …; auto takes what there is."),
     trust_plugins: bool = typer.Option(False, "--trust-plugins", help="Run the plugins that the folder names."),
 ) -> None:
@@ -61,10 +63,12 @@ def crossover(
     sources = torch.stack([a, b]).expand(count, 2, *a.shape)
     tiles = torch.cat([sources, made.transpose(0, 1)], dim=1)
     columns = tiles.shape[1]
-    heads = ["first", "second", "stitched", *(str(t) for t in range(1, steps + 1))]
+    heads = ["first", "second", "stitched", *(counted(t, "step") for t in range(1, steps + 1))]
     framed = [i for i in range(count * columns) if i % columns < 2]
     picture = pictures.grid(tiles.flatten(0, 1), columns, list(masks), heads, framed=framed)
-    out = out or folder / "samples" / f"crossover-{tag(first)}-{tag(second)}.png"
+    out = out or out_folder(folder) / "samples" / f"crossover-{tag(first)}-{tag(second)}.png"
     pictures.save(picture, out)
+    if singles:
+        pictures.save_singles(made[-1], pictures.folder_beside(out), list(masks))
     how = f"{steps} steps, r {strength:g}, γ {gamma:g}, guidance {cfg:g}, seed {seed}"
     say(f"{escape(', '.join(masks))}: {how} → {escape(str(out))}")

@@ -26,6 +26,9 @@ def evaluate(
     sampler: list[str] = typer.Option(
         [], metavar="NAME[:KEY=VALUE,…]", help="A sampler, as fixed:noise=independent; repeat for more."
     ),
+    recalibration: str | None = typer.Option(
+        None, help="Batch statistics to sample with, of trained,none,reference,generated."
+    ),
     samples: int | None = typer.Option(None, min=2, help="Samples a row."),
     metrics: str | None = typer.Option(None, help="What to measure, of fid,is,kid,prc,coverage,rfid."),
     set_: list[str] = typer.Option(
@@ -42,13 +45,16 @@ def evaluate(
 
     Rows that were measured before are read, not made again; an interrupted one goes on where it was.
     """
-    from spheregen import checkpoint
+    from spheregen import checkpoint, hub
     from spheregen.cli.options import pick_device, pick_sampler
     from spheregen.evaluation import FOLDER
     from spheregen.evaluation import evaluate as measure
     from spheregen.reference import processes
 
     folder = find_run(run)
+    if hub.is_address(folder):
+        raise SpheregenError(f"{folder}: rows are kept in a run's folder; make one of it first with spheregen export "
+                             "--format safetensors --out FOLDER")  # fmt: skip
     together = processes()
     main = together.is_main_process
     where = pick_device(device) if together.num_processes == 1 else str(together.device)
@@ -64,6 +70,7 @@ def evaluate(
             guidance=numbers("--cfg", cfg, float) or options.guidance,
             positions=cfg_position.split(",") if cfg_position else options.positions,
             samplers=chosen,
+            recalibrations=recalibration.split(",") if recalibration else options.recalibrations,
             metrics=metrics.split(",") if metrics else options.metrics,
             seed=seed,
             batch_size=batch_size,

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from spheregen.cli.console import console, find_run, say, warn
+from spheregen.cli.console import console, find_run, out_folder, say, warn
 from spheregen.cli.evaluate import Display
 from spheregen.cli.options import pick_device
 from spheregen.cli.sample import parse_classes
@@ -47,7 +47,7 @@ def inspect(
     """
     import torch
 
-    from spheregen import checkpoint, generation, inspection_pictures, pictures
+    from spheregen import checkpoint, generation, hub, inspection_pictures, pictures
     from spheregen.copies import find_copies
     from spheregen.evaluation import weights_of
     from spheregen.inspection import inspect_latents, labels_of
@@ -93,7 +93,7 @@ def inspect(
             batch_size=batch_size, on_progress=on_progress,
         )  # fmt: skip
 
-    folder = path / FOLDER
+    folder = out_folder(path) / FOLDER
     inspection_pictures.spheres(found, folder / "spheres.png", seed)
     inspection_pictures.latents(found, folder / "latents.png")
     inspection_pictures.distances(copies, folder / "distances.png")
@@ -102,7 +102,7 @@ def inspect(
         name = "neighbours.png" if each.measure == "pixels" else "neighbours-features.png"
         pictures.save(inspection_pictures.neighbours(each, made, others, training), folder / name)
     report = {
-        "weights": weights_of(checkpoint.RunFolder(path)),
+        "weights": weights_of(checkpoint.RunFolder(hub.local(path))),
         "settings": {
             "seed": seed, "count": count, "samples": samples, "steps": steps, "among": min(among or len(training),
             len(training)), "guidance": getattr(conditioner.options, "scale", 1.0), "position": conditioner.name,

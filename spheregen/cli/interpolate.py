@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 from rich.markup import escape
 
-from spheregen.cli.console import console, find_run, say
-from spheregen.cli.options import IMAGE_HELP, pick_device, pick_images, pick_sampler
+from spheregen.cli.console import console, find_run, out_folder, say
+from spheregen.cli.options import IMAGE_HELP, SINGLES_HELP, pick_device, pick_images, pick_sampler
 from spheregen.cli.sample import parse_classes
 from spheregen.errors import SpheregenError
 
@@ -48,6 +48,9 @@ def interpolate(
     corners: bool = typer.Option(False, "--corners", help="A square among four corners in place of rows between two."),
     rows: int | None = typer.Option(None, min=1, help="Rows, each between two ends; 4 where nothing else says."),
     frames: int = typer.Option(8, min=2, help="Images from end to end."),
+    at: list[float] = typer.Option(
+        [], help="In place of frames: where between the ends, from 0 to 1; repeat for more."
+    ),
     path: Way = typer.Option(Way.linear, help="Linear, then onto the sphere; or at a steady angle along it."),
     steps: int | None = typer.Option(None, min=1, help="T of Algorithm 1; the recipe's, and 1 from images."),
     cfg: float = typer.Option(1.0, help="Guidance scale; 1 is none, as in the paper."),
@@ -59,6 +62,7 @@ def interpolate(
     seed: int = typer.Option(0, help="Same seed, same images."),
     out: Path | None = typer.Option(None, help="The picture to write; one in the run's samples/ where not given."),
     animation: Animation = typer.Option(Animation.webp, help="Also an animation, there and back, beside the picture."),
+    singles: bool = typer.Option(False, "--singles", help=SINGLES_HELP),
     device: str = typer.Option("auto", help="cpu, cuda, mps, …; auto takes what there is."),
     trust_plugins: bool = typer.Option(False, "--trust-plugins", help="Run the plugins that the folder names."),
 ) -> None:
@@ -75,6 +79,8 @@ def interpolate(
         raise SpheregenError("--rows: the square of --corners has none")
     if picks and images:
         raise SpheregenError("--pick: ends are samples or images; leave out --pick or --image")
+    if at and corners:
+        raise SpheregenError("--at: lies between two ends; leave out --corners")
     if classes and not model.shape.num_classes:
         raise SpheregenError("--class: this model is unconditional")
     labels = parse_classes(classes, model.class_names)
@@ -93,7 +99,7 @@ def interpolate(
         "sampler": pick_sampler(model, sampler, sampler_option),
     }  # fmt: skip
 
-    def between(at: Any = None) -> list[torch.Tensor]:
+    def between(at: Any) -> list[torch.Tensor]:
         """Of each row, or of the square, the frames."""
         groups = [slice(i, i + width) for i in range(0, count, width)]
         return [
@@ -104,12 +110,12 @@ def interpolate(
             for g in groups
         ]  # fmt: skip
 
-    out = out or folder / "samples" / f"interpolation-{'corners' if corners else 'rows'}-seed{seed}.png"
+    out = out or out_folder(folder) / "samples" / f"interpolation-{'corners' if corners else 'rows'}-seed{seed}.png"
     names = [model.class_names[label] if label < model.shape.num_classes else "" for label in labels or []]
     with console.status("interpolating"):
-        found = torch.cat(between())
+        found = torch.cat(between(at or None))
         titles = [f"{a} to {b}" if a != b else a for a, b in zip(names[::2], names[1::2], strict=True)]
-        square = found.unflatten(0, (-1, frames))  # a row of frames a row of the picture
+        square = found.unflatten(0, (-1, len(at) or frames))  # a row of frames a row of the picture
         if ends is not None:  # the images themselves stand outside of what is made of them
             square = editing_pictures.surround(square, ends, corners)
         columns = square.shape[1]
@@ -122,6 +128,8 @@ def interpolate(
         else:
             picture = pictures.grid(square.flatten(0, 1), columns, titles, framed=sides)
         pictures.save(picture, out)
+        if singles:
+            pictures.save_singles(found, pictures.folder_beside(out))
         say(f"{len(found)} images, {path}, {steps or (1 if images else model.recipe.sampling.steps)} steps, "
             f"guidance {cfg:g}, seed {seed} → {escape(str(out))}")  # fmt: skip
         if animation is not Animation.none:

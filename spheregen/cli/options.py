@@ -37,6 +37,8 @@ def pick_device(name: str) -> str:
 
 IMAGE_HELP = "An image file of any size and mode, or test:N or train:N for the data set's N-th (from 0)."
 
+SINGLES_HELP = "Also write every result as a file of its own, into a folder of the picture's name."
+
 
 def pick_images(model: SphereModel, names: Sequence[str | Path]) -> Tensor:
     """Images by file, or by split and number in the recipe's data (test:7): float [n, C, S, S] in [0, 1]."""

@@ -7,8 +7,9 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from spheregen.cli.console import find_run, say
-from spheregen.cli.options import IMAGE_HELP, pick_device, pick_images
+from spheregen.cli.console import find_run, out_folder, say, warn
+from spheregen.cli.options import IMAGE_HELP, SINGLES_HELP, pick_device, pick_images
+from spheregen.errors import RecipeError
 
 
 def reconstruct(
@@ -16,6 +17,7 @@ def reconstruct(
     images: list[str] = typer.Option([], "--image", metavar="IMAGE", help=f"{IMAGE_HELP} Repeat for more."),
     count: int = typer.Option(8, min=1, help="Without --image: so many images of the data set's test split."),
     out: Path | None = typer.Option(None, help="The picture to write; one in the run's samples/ where not given."),
+    singles: bool = typer.Option(False, "--singles", help=SINGLES_HELP),
     device: str = typer.Option("auto", help="cpu, cuda, mps, …; auto takes what there is."),
     trust_plugins: bool = typer.Option(False, "--trust-plugins", help="Run the plugins that the folder names."),
 ) -> None:
@@ -29,13 +31,20 @@ def reconstruct(
     model = checkpoint.load(folder, device=pick_device(device), trust_plugins=trust_plugins)
     assert model.recipe is not None
     if not images:
-        total = len(model.recipe.held_out())
-        images = [f"test:{i}" for i in spaced(total, min(count, total)).tolist()]
+        try:
+            split, source = "test", model.recipe.held_out()
+        except RecipeError as error:
+            warn(f"reconstructing training images: {error}")
+            split, source = "train", model.recipe.data.build()
+        total = len(source)
+        images = [f"{split}:{i}" for i in spaced(total, min(count, total)).tolist()]
     originals = pick_images(model, images)
     results = generation.reconstruct(model, originals)
     psnr = -10 * torch.log10((originals - results).square().flatten(1).mean(1).clamp(min=1e-10))
     rows = ["original", "decoded"]
     picture = pictures.grid(torch.cat([originals, results]), len(originals), rows)
-    out = out or folder / "samples" / "reconstructions.png"
+    out = out or out_folder(folder) / "samples" / "reconstructions.png"
     pictures.save(picture, out)
+    if singles:
+        pictures.save_singles(results, pictures.folder_beside(out))
     say(f"{len(originals)} images, PSNR {psnr.mean():.2f} dB (mean) → {escape(str(out))}")

@@ -8,9 +8,10 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from spheregen.cli.console import console, find_run, say
-from spheregen.cli.options import IMAGE_HELP, pick_device, pick_images
+from spheregen.cli.console import console, find_run, out_folder, say
+from spheregen.cli.options import IMAGE_HELP, SINGLES_HELP, pick_device, pick_images
 from spheregen.cli.sample import parse_classes
+from spheregen.tables import counted
 
 
 def restyle(
@@ -26,6 +27,7 @@ def restyle(
     cfg_position: str | None = typer.Option(None, help="Where to guide: latent, pixel, combo or none."),
     seed: int = typer.Option(0, help="Same seed, same images."),
     out: Path | None = typer.Option(None, help="The picture to write; one in the run's samples/ where not given."),
+    singles: bool = typer.Option(False, "--singles", help=SINGLES_HELP),
     device: str = typer.Option("auto", help="cpu, cuda, mps, …; auto takes what there is."),
     trust_plugins: bool = typer.Option(False, "--trust-plugins", help="Run the plugins that the folder names."),
 ) -> None:
@@ -43,13 +45,15 @@ def restyle(
             position=cfg_position, seed=seed,
         )  # fmt: skip
     columns = steps + 1
-    heads = ["input", "1 step", *(f"{t} steps" for t in range(2, columns))]
+    heads = ["input", *(counted(t, "step") for t in range(1, columns))]
     picture = pictures.grid(
         made.transpose(0, 1).flatten(0, 1), columns, [model.class_names[label] for label in labels], heads,
         framed=range(0, len(labels) * columns, columns),
     )  # fmt: skip
-    out = out or folder / "samples" / f"restyle-{tag(image)}.png"
+    out = out or out_folder(folder) / "samples" / f"restyle-{tag(image)}.png"
     pictures.save(picture, out)
+    if singles:
+        pictures.save_singles(made[-1], pictures.folder_beside(out), [model.class_names[label] for label in labels])
     say(f"{len(labels)} classes, {steps} steps, r {strength:g}, guidance {cfg:g}, seed {seed} → {escape(str(out))}")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from spheregen.cli.console import console, find_run, say
+from spheregen.cli.console import console, find_run, out_folder, say
 from spheregen.errors import SpheregenError
 
 
@@ -53,7 +53,7 @@ def sample(
     conditioner = generation.conditioner_for(model, cfg, cfg_position)
     steps = steps or model.recipe.sampling.steps
     scale = conditioner.options.scale if hasattr(conditioner.options, "scale") else 1
-    out = out or folder / "samples" / f"steps{steps}-cfg{scale:g}-seed{seed}"
+    out = out or out_folder(folder) / "samples" / f"steps{steps}-cfg{scale:g}-seed{seed}"
     with console.status("sampling"):
         images = generation.sample(
             model, labels, count=None if labels else count, steps=steps, guidance=cfg, position=cfg_position,
@@ -66,10 +66,7 @@ def sample(
     with checkpoint.replacing(out / "grid.png") as aside:
         picture.save(aside, format="PNG")
     if singles:
-        for i, image in enumerate(images):
-            tag = f"-{slug(names[labels[i]])}" if labels else ""
-            with checkpoint.replacing(out / f"{i:05d}{tag}.png") as aside:
-                pictures.to_pil(image).save(aside, format="PNG")
+        pictures.save_singles(images, out, [names[label] for label in labels or []])
     passes = generation.network_passes(steps, conditioner)
     say(
         f"{len(images)} images, {steps} steps ({passes} network passes), guidance {scale:g}, seed {seed} "
@@ -92,8 +89,3 @@ def parse_classes(words: list[str], names: list[str]) -> list[int]:
             shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
             raise SpheregenError(f"--class {word}: this model knows 0 to {len(names) - 1} ({shown})")
     return labels
-
-
-def slug(name: str) -> str:
-    """A class's name as part of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-") or "class"

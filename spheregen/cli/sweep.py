@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,13 @@ def sweep(
             return evaluate(run, seed=seed, on_progress=on_progress)
 
     rows = run_sweep(
-        name, variants, folder, train=lambda own, run: fit(Trainer(own, run)), evaluate=measure, on_variant=announce
+        name,
+        variants,
+        folder,
+        train=lambda own, run: fit(Trainer(own, run)),
+        evaluate=measure,
+        on_variant=announce,
+        made=made_by(recipe, over, set_),
     )
     if rows is None:
         say("[yellow]stopped[/] and saved; the same command goes on from there")
@@ -62,6 +69,24 @@ def sweep(
         table.add_row(*(escape(cell) for cell in cells))
     console.print(table)
     say(f"→ {escape(str(folder / TABLE))}, {PLOT}")
+
+
+def made_by(recipe: str, over: list[str], set_: list[str]) -> str:
+    """How a table was made: the command, the machine and the date."""
+    import torch
+
+    from spheregen.benchmark import machine
+
+    words = [
+        "spheregen",
+        "sweep",
+        recipe,
+        *(w for o in over for w in ("--over", o)),
+        *(w for s in set_ for w in ("--set", s)),
+    ]
+    facts = machine(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    where = f"{facts['device']}, {facts['cores']} cores, torch {facts['torch']}"
+    return f"Made by `{shlex.join(words)}` on {where}, {facts['date']}."
 
 
 def lists(over: list[str]) -> dict[str, list[Any]]:

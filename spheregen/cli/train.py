@@ -73,7 +73,7 @@ class Display:
             f"[bold]{escape(trainer.recipe.name)}[/] → {escape(str(trainer.run.path))}  "
             f"[dim]{parameters / 1e6:.1f}M parameters, L = {trainer.model.shape.latent_dim}, "
             f"{len(trainer.source):,} images, {device}{f' × {processes}' if processes > 1 else ''}, "
-            f"{trainer.accelerator.mixed_precision.replace('no', 'fp32')}[/]"
+            f"{str(trainer.dtype).removeprefix('torch.')}[/]"
         )
         if trainer.step:
             say(f"resumed at {trainer.images_seen:,} images")

@@ -1,0 +1,1 @@
+"""The studio: a trained model in a web page."""
