@@ -128,8 +128,8 @@ def sample(
     `count` instead. steps, guidance (scale), position (a conditioner's name: latent, pixel, combo, none) and sampler
     are the recipe's where not given. Image i depends only on the seed, its number `first + i` and its label, not on
     the batch. precision: bf16 multiplies matrices in it, which is faster where the device has it natively; images then
-    differ a little, by 0.5/255 in the mean where it was measured (docs/performance.md), and depend as little on the batch. on_step is called
-    with each step of each batch as soon as it is there; what it raises ends the sampling.
+    differ a little, by 0.5/255 in the mean where it was measured (docs/performance.md), and depend as little on the
+    batch. on_step is called with each step of each batch as soon as it is there; what it raises ends the sampling.
     """
     if precision not in ("fp32", "bf16"):
         raise SpheregenError(f"precision: expected fp32 or bf16, got {precision!r}")
