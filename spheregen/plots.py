@@ -8,6 +8,7 @@ from pathlib import Path
 from spheregen.checkpoint import replacing
 
 Line = Sequence[tuple[float, float]]
+COLUMNS = 3
 
 
 def lines(
@@ -19,9 +20,14 @@ def lines(
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(4.6 * len(panels), 3.8), layout="constrained")
+    columns = min(len(panels), COLUMNS)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.8 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (title, named) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in places[len(panels) :]:
+        axes.remove()
+    for axes, (title, named) in zip(places, panels.items(), strict=False):
         for name, points in named.items():
             axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
         axes.set_title(title)

@@ -28,7 +28,7 @@ from spheregen.errors import RecipeError
 from spheregen.plots import lines
 from spheregen.recipe import Recipe
 from spheregen.recipe_files import Origins, override, read_raw
-from spheregen.tables import FIGURES, plot_steps, way
+from spheregen.tables import FIGURES, counted, plot_steps, way
 
 TABLE, ROWS, PLOT = "table.md", "table.json", "plot.png"
 
@@ -174,7 +174,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row, point in zip(rows, points, strict=True):
         x = float(point[0]) if numeric else float(places.index(point))
-        label = f"{way(row)}, {row['steps']} steps" if row["steps"] else way(row)
+        label = f"{way(row)}, {counted(row['steps'], 'step')}" if row["steps"] else way(row)
         for figure, title in titles.items():
             if figure in row:
                 panels.setdefault(title, {}).setdefault(label, []).append((x, row[figure]))

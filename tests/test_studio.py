@@ -83,6 +83,10 @@ class Gate:
 
         model.decode = held  # type: ignore[method-assign]
 
+    def close(self) -> None:
+        self._permits = threading.Semaphore(0)  # none is left from before
+        self.closed = True
+
     def let(self, calls: int = 1) -> None:
         self._permits.release(calls)
 
@@ -364,7 +368,7 @@ def client_model(client: TestClient) -> SphereModel:
 
 def test_two_requests_at_once_are_both_answered(model: SphereModel, run: Path) -> None:
     gate = Gate(model)
-    gate.closed = True
+    gate.close()
 
     with serving(create_app(model, run)) as address, ThreadPoolExecutor(1) as pool:
         body = {"classes": [1], "count": 1, "steps": 2}
@@ -386,7 +390,7 @@ def test_two_requests_at_once_are_both_answered(model: SphereModel, run: Path) -
 
 def test_a_closed_tab_ends_the_work_between_two_steps(model: SphereModel, run: Path) -> None:
     gate = Gate(model)
-    gate.closed = True
+    gate.close()
     body = {"classes": [1], "count": 1, "steps": 50}
     with serving(create_app(model, run)) as address:
         with httpx2.stream("POST", f"{address}/api/sample", json=body, timeout=30) as response:
@@ -411,7 +415,7 @@ def test_a_closed_tab_ends_the_work_between_two_steps(model: SphereModel, run: P
 
 def test_requests_behind_a_closed_tab_are_never_begun(model: SphereModel, run: Path) -> None:
     gate = Gate(model)
-    gate.closed = True
+    gate.close()
     with serving(create_app(model, run)) as address, ThreadPoolExecutor(1) as pool:
         body = {"classes": [1], "count": 1, "steps": 1}
         first = pool.submit(httpx2.post, f"{address}/api/sample", json=body, timeout=30)
@@ -428,7 +432,7 @@ def test_requests_behind_a_closed_tab_are_never_begun(model: SphereModel, run: P
 def test_a_long_queue_is_refused(model: SphereModel, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "WAITING", 1)
     gate = Gate(model)
-    gate.closed = True
+    gate.close()
     body = {"classes": [1], "count": 1, "steps": 1}
     with serving(create_app(model, run)) as address, ThreadPoolExecutor(1) as pool:
         first = pool.submit(httpx2.post, f"{address}/api/sample", json=body, timeout=30)
@@ -595,7 +599,7 @@ def test_page_samples_and_shows_the_steps_as_they_come(page: Page, studio: tuple
     page.get_by_label("Images a class").fill("2")
     page.get_by_label("Steps", exact=True).first.fill("3")
     tiles = page.locator("#newest .picture")
-    gate.closed = True
+    gate.close()
     try:
         page.get_by_role("button", name="Sample", exact=True).click()
         gate.let()
@@ -623,7 +627,7 @@ def test_page_samples_and_shows_the_steps_as_they_come(page: Page, studio: tuple
 def test_page_stops(page: Page, studio: tuple[str, Gate]) -> None:
     gate = studio[1]
     page.get_by_label("Steps", exact=True).first.fill("50")
-    gate.closed = True
+    gate.close()
     before = gate.calls
     try:
         page.get_by_role("button", name="Sample", exact=True).click()
