@@ -7,6 +7,7 @@ here. How far it is to be trusted its accuracy on held-out images tells, which s
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.svm import SVC
 from torch import Tensor
@@ -23,10 +24,15 @@ def flat(images: Tensor) -> Array:
     return images.flatten(1).numpy()
 
 
-def rows_of(source: spheregen.ImageSource, limit: int | None = None) -> tuple[Array, Labels]:
-    """A source's images as rows, and their labels: all, or so many of them, evenly spread."""
+def rows_of(source: spheregen.ImageSource, limit: int | None = None, flip: float = 0) -> tuple[Array, Labels]:
+    """A source's images as rows, and their labels: all, or so many of them, evenly spread.
+
+    flip: the share to mirror. A model that was trained on mirrored images makes some, and a classifier that has seen
+    none would take them for something else.
+    """
     images, labels = read_images(source, spaced(len(source), min(limit or len(source), len(source))))
-    return flat(images), labels.numpy()
+    mirrored = torch.rand(len(images), generator=torch.Generator().manual_seed(0)) < flip
+    return flat(torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)), labels.numpy()
 
 
 def train_classifier(images: Array, labels: Labels) -> SVC:

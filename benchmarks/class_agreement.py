@@ -2,8 +2,9 @@
 
     python benchmarks/class_agreement.py runs/fashion_mnist --steps 1,2,4,6 --out agreement
 
-The classifier learnt the recipe's training images. What it makes of held-out real ones is the figure to compare with:
-samples cannot well be told better, and a class whose real images are often mistaken says little.
+The classifier learnt the recipe's training images, as many of them mirrored as in training. What it makes of held-out
+real ones is the figure to compare with: samples cannot well be told better, and a class whose real images are often
+mistaken says little.
 """
 
 from __future__ import annotations
@@ -72,9 +73,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     steps = numbers("--steps", options.steps, int)
     name, settings = named_sampler(options.sampler) if options.sampler else (None, [])
     sampler = pick_sampler(model, name, settings)
-    images, labels = rows_of(model.recipe.data.build(), options.training)
+    flip = model.recipe.training.flip
+    images, labels = rows_of(model.recipe.data.build(), options.training, flip)
     classifier = train_classifier(images, labels)
-    real = confusion(classifier, *rows_of(model.recipe.held_out(), HELD_OUT), classes)
+    real = confusion(classifier, *rows_of(model.recipe.held_out(), HELD_OUT, flip), classes)
     asked = np.arange(classes).repeat(options.samples)
     sampled = {}
     for length in steps:
@@ -89,7 +91,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "title": f"{model.recipe.name}: {counted(options.samples, 'sample')} a class, {how}, seed {options.seed}",
         "note": f"seen as: what most of the others are taken for, at {counted(steps[-1], 'step')}. The classifier "
-                f"learnt {counted(len(images), 'real image')}; a share of {options.samples} samples is known to "
+                f"learnt {counted(len(images), 'real image')}, {flip:.0%} of them mirrored; a share of "
+                f"{options.samples} samples is known to "
                 f"± {50 / options.samples**0.5:.1f} points at most (one standard error).",
         "run": str(options.run),
         "samples_per_class": options.samples,
