@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spheregen import checkpoint, generation
+from spheregen import checkpoint, generation, rng
 from spheregen.calibration import check_recalibrations, recalibrated
 from spheregen.checkpoint import RunFolder, replacing
 from spheregen.errors import SpheregenError
@@ -142,7 +142,7 @@ def grid(
     samplers: Sequence[Sampler],
     recalibrations: Sequence[str] = ("trained",),
 ) -> list[Cell]:
-    """All combinations. One step makes no use of a sampler's noise, nor of batch statistics, and scale 1 none of a
+    """All combinations. One step makes use of a sampler's prior alone, and of no batch statistics, and scale 1 of no
     place: those stand once."""
     check_recalibrations(model, recalibrations)
     chosen = list(samplers) or [generation.default(model, "sampler")]
@@ -154,9 +154,16 @@ def grid(
         if t < 1:
             raise SpheregenError(f"steps: expected at least 1, got {t}")
         cell = Cell(t, scale, "none" if scale == 1 else place, sampler, "trained" if t == 1 else how)
-        key = {**cell.settings(), **({"sampler": None} if t == 1 else {})}
+        key = {**cell.settings(), **({"sampler": prior_of(sampler, model)} if t == 1 else {})}
         cells.setdefault(json.dumps(key), cell)
     return list(cells.values())
+
+
+def prior_of(sampler: Sampler, model: SphereModel) -> str:
+    """A hash of a draw from a sampler's prior: the same for samplers whose first latents are."""
+    shape = (model.shape.tokens, model.shape.latent_channels)
+    draw = sampler.prior(shape, rng.generators(0, "prior", [0]))
+    return hashlib.sha256(draw.numpy().tobytes()).hexdigest()
 
 
 def weights_of(folder: RunFolder) -> dict[str, Any]:

@@ -40,12 +40,12 @@ def plot_steps(rows: Sequence[Mapping[str, Any]], path: Path) -> bool:
     if len({row["steps"] for row in sampled}) < 2:
         return False
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    ways = {way(row): guidance_of(row) for row in sampled if row["steps"] > 1}
+    ways = {way(row): (guidance_of(row), prior_of(row)) for row in sampled if row["steps"] > 1}
     for name in FIGURES:
-        for label, guidance in ways.items():
-            # One step makes no use of a sampler: it is every sampler's first point.
+        for label, (guidance, prior) in ways.items():
+            # One step makes use of the prior alone: it is the first point of every sampler that has it.
             like = [row for row in sampled if name in row and guidance_of(row) == guidance
-                    and (row["steps"] == 1 or way(row) == label)]  # fmt: skip
+                    and ((row["steps"] == 1 and prior_of(row) == prior) or way(row) == label)]  # fmt: skip
             if like:
                 title = like[0]["titles"].get(name, name)
                 panels.setdefault(title, {})[label] = [(row["steps"], row[name]) for row in like]
@@ -56,3 +56,7 @@ def plot_steps(rows: Sequence[Mapping[str, Any]], path: Path) -> bool:
 
 def guidance_of(row: Mapping[str, Any]) -> tuple[float, str]:
     return row["guidance"], row["position"]
+
+
+def prior_of(row: Mapping[str, Any]) -> float | None:
+    return row["sampler"].get("truncation")

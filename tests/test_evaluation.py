@@ -23,8 +23,9 @@ from scipy import linalg
 from torch import Tensor
 
 import spheregen
-from spheregen import FeatureExtractor, SpheregenError, hookimpl, registry
+from spheregen import FeatureExtractor, SpheregenError, SphereModel, hookimpl, registry
 from spheregen import reference as reference_module
+from spheregen.evaluation import grid
 from spheregen.metrics import check_metrics, density_coverage, frechet, inception_score, kernel_distance, title
 from spheregen.reference import CHUNK, Chunks, Moments, moments, reference, spaced
 
@@ -458,3 +459,14 @@ def test_a_folder_of_another_content_has_another_fingerprint(tmp_path: Path) -> 
     assert source(options).fingerprint() == first
     os.utime(tmp_path / "1.png", (1, 1))
     assert source(options).fingerprint() != first
+
+
+def test_one_step_has_a_row_a_prior(model: SphereModel) -> None:
+    """Samplers that differ in noise alone make the same first images; a truncated prior makes others."""
+    fixed, decay = (registry.get("sampler", name) for name in ("fixed", "decay"))
+    samplers = [fixed(fixed.Options()), fixed(fixed.Options(noise="independent")), decay(decay.Options()),
+                fixed(fixed.Options(truncation=1.0))]  # fmt: skip
+    cells = grid(model, [1, 2], [1.0], [], samplers)
+    assert [(cell.steps, samplers.index(cell.sampler)) for cell in cells] == [
+        (1, 0), (1, 3), (2, 0), (2, 1), (2, 2), (2, 3),
+    ]  # fmt: skip
