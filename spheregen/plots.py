@@ -28,8 +28,9 @@ def lines(
     for axes in places[len(panels) :]:
         axes.remove()
     for axes, (title, named) in zip(places, panels.items(), strict=False):
-        for name, points in named.items():
-            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
+        for number, (name, points) in enumerate(named.items()):
+            # Ten colours, and then again with broken lines.
+            axes.plot(*zip(*sorted(points), strict=True), "-" if number < 10 else "--", marker="o", label=name)
         axes.set_title(title)
         axes.set_xlabel(x_label)
         axes.grid(alpha=0.3)
@@ -37,7 +38,9 @@ def lines(
             axes.set_xticks(range(len(ticks)), ticks, rotation=20, ha="right")
         elif all(float(x).is_integer() for points in named.values() for x, _ in points):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if len(named) > 1:
+        if len(named) > 6:  # beside the lines, which they would cover
+            axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1))
+        elif len(named) > 1:
             axes.legend(fontsize="small")
     with replacing(path) as aside:
         figure.savefig(aside, format="png", dpi=120)
