@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
-from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 import spheregen
@@ -47,6 +46,8 @@ class TimmDistance(FrozenDistance, name="timm"):
 
     @classmethod
     def check(cls, options: Options, image: spheregen.ImageSpec) -> None:
+        from timm.models import get_pretrained_cfg
+
         cfg = get_pretrained_cfg(options.model)
         size = options.image_size or image.size
         # The whole network takes images of the size that it was trained on; any other size is tried.
