@@ -55,6 +55,8 @@ def main() -> None:
         recipe = Recipe.read(case.recipe, [*case.sets, *settings])
         planned, flops = plan_of(recipe, case)
         measured, counted = peak_memory(recipe), flops_here(recipe)
+        if measured is None:
+            raise SystemExit(f"{name}: too little memory here for a batch of {case.batch}")
         memory_off, flops_off = planned / measured - 1, flops / counted - 1
         worst = max(worst, abs(memory_off), abs(flops_off))
         print(f"{name:26}{case.batch:6}{planned / 2**20:10.0f}{measured / 2**20:10.0f}{memory_off:+7.0%}"

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         PerceptualDistance,
         Regularizer,
         Sampler,
+        repeat_for,
     )
     from spheregen.model import SphereModel
     from spheregen.objective import Objective
@@ -78,6 +79,7 @@ _LAZY = {
     "PerceptualDistance": "interfaces",
     "Regularizer": "interfaces",
     "Sampler": "interfaces",
+    "repeat_for": "interfaces",
     "SphereModel": "model",
     "Objective": "objective",
     "Recipe": "recipe",
@@ -151,6 +153,7 @@ __all__ = [
     "reconstruct",
     "register",
     "registry",
+    "repeat_for",
     "restyle",
     "rng",
     "sample",

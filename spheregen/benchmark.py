@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import gc
 import importlib.util
 import itertools
 import multiprocessing
@@ -19,6 +20,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -86,30 +89,49 @@ def benchmark(
 
     sampling: pairs of steps and guidance scale, in the precision that the recipe trains in. baseline: run the plain
     implementation beside it; share: let its losses share their decodings. Rates are images a second, times seconds a
-    training step, memory bytes of the process (of the GPU's allocator where there is one).
+    training step, memory bytes of the process (of the GPU's allocator where there is one), None where there was too
+    little of it.
     """
     plain = baseline_module() if baseline else None
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_for(recipe, folder)
-        device = trainer.accelerator.device
-        on_progress("matrix products")
-        peak = matmul_peak(device, trainer.dtype)
-        report: dict[str, Any] = {
-            "recipe": recipe.name,
-            **machine(device),
-            "precision": str(trainer.dtype).split(".")[1],
-        }
-        report["matmul_peak_flops"] = peak
-        report["batch_size"] = recipe.training.batch_size
-        report["images"] = "random" if isinstance(trainer.source, RandomImages) else recipe.data.component.name
-        report["training"] = _training(trainer, rounds, steps_a_round, peak, plain, share, on_progress)
-        report["sampling"] = [
-            _sampling(trainer, steps, scale, samples, rounds, plain, on_progress) for steps, scale in sampling
-        ]
+    report = _rates(recipe, rounds, steps_a_round, sampling, samples, plain, share, on_progress)
+    gc.collect()  # the networks above, before others take their place
     on_progress("memory")
     report["training"]["peak_memory"] = peak_memory(recipe)
     if plain:
         report["training"]["baseline"]["peak_memory"] = peak_memory(recipe, plain=True, share=share)
+    return report
+
+
+def _rates(
+    recipe: Recipe,
+    rounds: int,
+    steps_a_round: int,
+    sampling: Sequence[tuple[int, float]],
+    samples: int,
+    plain: ModuleType | None,
+    share: bool,
+    on_progress: Callable[[str], None],
+) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_for(recipe, folder)
+        device = trainer.accelerator.device
+        on_progress("matrix products")
+        dtypes = {torch.float32, torch.bfloat16, trainer.dtype}
+        peaks = {str(dtype).removeprefix("torch."): matmul_peak(device, dtype) for dtype in dtypes}
+        precision = str(trainer.dtype).removeprefix("torch.")
+        report: dict[str, Any] = {
+            "recipe": recipe.name,
+            **machine(device),
+            "precision": precision,
+        }
+        report["matmul_peak_flops"] = peaks
+        report["compiled"] = recipe.training.compile
+        report["batch_size"] = recipe.training.batch_size
+        report["images"] = "random" if isinstance(trainer.source, RandomImages) else recipe.data.component.name
+        report["training"] = _training(trainer, rounds, steps_a_round, peaks[precision], plain, share, on_progress)
+        report["sampling"] = [
+            _sampling(trainer, steps, scale, samples, rounds, plain, on_progress) for steps, scale in sampling
+        ]
     return report
 
 
@@ -131,7 +153,7 @@ def _training(
         trainer.step += 1
 
     on_progress("warming up")
-    ours()
+    first = _timed(ours, 1, device)  # compiles what is to be compiled
     flops = count_flops(ours)
     other = plain_step(trainer, plain, share) if plain else None
     if other:
@@ -147,6 +169,7 @@ def _training(
     result: dict[str, Any] = {
         "images_per_second": batch / seconds,
         "seconds_per_step": seconds,
+        "seconds_of_first_step": first,
         "flops_per_image": flops / batch,
         "share_of_peak": flops / seconds / peak,
         "seconds_by_part": _parts(trainer, batches, ours, steps),
@@ -325,12 +348,14 @@ def plain_step(trainer: Trainer, plain: ModuleType, share: bool) -> Callable[[],
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
-def peak_memory(recipe: Recipe, plain: bool = False, share: bool = False) -> int:
+def peak_memory(recipe: Recipe, plain: bool = False, share: bool = False) -> int | None:
     """Bytes at the height of a training step, above those of a process that has only imported everything: measured in a
-    process of its own (on a GPU, of its allocator)."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_measure_memory, (recipe.as_dict(), plain, share))
+    process of its own (on a GPU, of its allocator). None where the system ended that process, for want of memory."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_measure_memory, recipe.as_dict(), plain, share).result()
+        except BrokenProcessPool:
+            return None
 
 
 def _measure_memory(tables: dict[str, Any], plain: bool, share: bool) -> int:

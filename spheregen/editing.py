@@ -182,6 +182,7 @@ class _Vectors(nn.Module):
     def __init__(self, network: Network, rows: Tensor) -> None:
         super().__init__()
         self.network, self.rows = network, rows
+        self.many_labels = network.many_labels
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         return self.network(x, self.rows[labels])

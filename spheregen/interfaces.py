@@ -22,7 +22,14 @@ from spheregen.errors import SpheregenError
 
 
 class Network(nn.Module, Component, ABC):
-    """What Encoder and Decoder share: they are built from their options and the sizes all parts agree on."""
+    """What Encoder and Decoder share: they are built from their options and the sizes all parts agree on.
+
+    `many_labels`: whether `forward` takes k·B labels for B inputs, as `repeat_for` orders them. The two branches of
+    guidance then share what the network computes before its first look at the labels. Where it is False, inputs come
+    repeated.
+    """
+
+    many_labels: bool = False
 
     def __init__(self, options: Any, shape: ModelShape) -> None:
         super().__init__()
@@ -59,6 +66,15 @@ class Network(nn.Module, Component, ABC):
         """For `spheregen import`: by their name, the tensors that such checkpoints hold and this network computes. They
         are compared, not loaded: where they differ, so do the conventions, and the import is refused."""
         return {}
+
+
+def repeat_for(x: Tensor, labels: Tensor | None) -> Tensor:
+    """x [B, …] once for each B of k·B labels: [k·B, …], all of x before its first repetition."""
+    if labels is None or labels.shape[0] == x.shape[0]:  # not len: torch.export would fix the batch's size
+        return x
+    if labels.shape[0] % x.shape[0]:
+        raise ValueError(f"expected a label an image, or k of them; got {len(labels)} labels for {len(x)}")
+    return x.repeat(labels.shape[0] // x.shape[0], *[1] * (x.ndim - 1))
 
 
 class Encoder(Network, kind="encoder"):
@@ -161,11 +177,13 @@ class Conditioner(Component, ABC, kind="conditioner"):
         """Training: labels [B] with some replaced by the null label, decided by uniform [B] numbers in [0, 1)."""
 
     def encode(self, encoder: Any, images: Tensor, labels: Tensor | None, null_label: int) -> Tensor:
-        """E(x, y), guided where this conditioner guides latents. encoder: a callable (images, labels) -> [B, N, D]."""
+        """E(x, y), guided where this conditioner guides latents. encoder: a callable (images, labels) -> [B, N, D],
+        which takes k·B labels too and gives [k·B, N, D]."""
         return encoder(images, labels)
 
     def decode(self, decoder: Any, latents: Tensor, labels: Tensor | None, null_label: int) -> Tensor:
-        """D(v, y), guided where this conditioner guides pixels. decoder: a callable (latents, labels) -> images."""
+        """D(v, y), guided where this conditioner guides pixels. decoder: a callable (latents, labels) -> images,
+        which takes k·B labels too and gives k·B images."""
         return decoder(latents, labels)
 
 

@@ -7,6 +7,7 @@ of those positions, so that the union over processes is the same however many th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -87,13 +88,20 @@ class TrainingOrder(Sampler[list[int]]):
             step += 1
 
 
+def usable_cores() -> int:
+    """Processor cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def training_batches(
     source: ImageSource, seed: int, slices: Slices, step: int, workers: int, pin: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(uint8 images [b, C, H, W], labels [b]) of each pass of this process, from optimizer step `step` on.
 
-    What the source raises arrives as it was raised, from a worker too.
+    workers: processes that decode, at most one a core. What the source raises arrives as it was raised, from a worker
+    too.
     """
+    workers = min(workers, usable_cores())
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         source,  # type: ignore[arg-type]  # a map-style data set by its methods
         batch_sampler=TrainingOrder(len(source), seed, slices, step, source.epoch_order),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from spheregen.component import ModelShape
-from spheregen.interfaces import Conditioner, Decoder, Encoder, Regularizer
+from spheregen.interfaces import Conditioner, Decoder, Encoder, Network, Regularizer, repeat_for
 from spheregen.sphere import NoiseRange, spherify
 
 if TYPE_CHECKING:
@@ -57,16 +57,16 @@ class SphereModel(nn.Module):
         )
 
     def encode(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """z = E(x, y), regularized, not yet on the sphere: [B, N, D]."""
-        return self.regularizer(self.encoder(images, labels))
+        """z = E(x, y), regularized, not yet on the sphere: [B, N, D]. k labels an image, [k·B], give [k·B, N, D]."""
+        return self.regularizer(_passed(self.encoder, images, labels))
 
     def to_sphere(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """Eq. 1: v = f(E(x, y)), of norm √L."""
         return spherify(self.encode(images, labels))
 
     def decode(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        """Eq. 2: x̂ = D(v, y)."""
-        return self.decoder(latents, labels)
+        """Eq. 2: x̂ = D(v, y). k labels a latent, [k·B], give k·B images."""
+        return _passed(self.decoder, latents, labels)
 
     def refine(self, step: Step, labels: Tensor | None, conditioner: Conditioner) -> Tensor:
         """The refined latent z of a step of generation, not yet on the sphere: the encoder of the step's image.
@@ -75,3 +75,7 @@ class SphereModel(nn.Module):
         step is decoded.
         """
         return conditioner.encode(self.encode, step.decoded, labels, self.shape.null_label)
+
+
+def _passed(network: Network, x: Tensor, labels: Tensor | None) -> Tensor:
+    return network(x if network.many_labels else repeat_for(x, labels), labels)

@@ -137,7 +137,7 @@ class TrainingSection(Options):
     flip: float = Field(0.5, ge=0, le=1)
     """Probability of a horizontal flip."""
     workers: int = Field(0, ge=0)
-    """Processes that decode images, beside each training process."""
+    """Processes that decode images, beside each training process; no more are started than there are cores."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """What several processes hold: ddp, the whole model each; fsdp, a share each of weights, gradients, optimizer and
     average, for models that do not fit otherwise."""

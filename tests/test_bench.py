@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,12 +42,18 @@ def test_a_report_holds_what_it_promises(
     assert all(training["seconds_by_part"][part] > 0 for part in PARTS if part != "perceptual")
     assert training["seconds_by_part"]["perceptual"] == 0
     assert training["flops_per_image"] > 0
-    assert 0 < training["share_of_peak"] < 1
+    peak = report["matmul_peak_flops"][report["precision"]]
+    assert set(report["matmul_peak_flops"]) == {"float32", "bfloat16"}
+    flops_a_second = training["flops_per_image"] * training["images_per_second"]
+    assert training["share_of_peak"] == pytest.approx(flops_a_second / peak)
+    assert training["seconds_of_first_step"] > 0
     assert training["baseline"]["shares_decodings"] is share
     assert report["sampling"][0]["network_passes"] == 6
     json.dumps(report)
     show(report)
-    assert "2 steps (6 network passes), guidance 1.5" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "2 steps (6 network passes), guidance 1.5" in shown
+    assert "the first step took" in shown
 
 
 def test_random_images_stand_in_for_missing_ones(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
@@ -61,7 +69,25 @@ def test_memory_grows_with_the_batch(tiny: Callable[..., Recipe]) -> None:
     small, large = (
         peak_memory(tiny("encoder.width=64", "decoder.width=64", f"training.batch_size={size}")) for size in (16, 2048)
     )
+    assert small is not None
+    assert large is not None
     assert large > small + 100 * 2**20
+
+
+def _killed(*_: object) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+def test_a_step_that_takes_more_memory_than_there_is(
+    tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The system kills the process that measures; the rates are told all the same."""
+    monkeypatch.setattr("spheregen.benchmark._measure_memory", _killed)
+    report = benchmark(tiny(), rounds=1, steps_a_round=1, sampling=[])
+    assert report["training"]["peak_memory"] is None
+    show(report)
+    assert "peak memory more than there is" in capsys.readouterr().out
 
 
 def test_pairs_are_read() -> None:

@@ -66,15 +66,17 @@ def test_guidance_is_its_formula_in_two_passes(
     torch.testing.assert_close(conditioner.decode(model.decode, v, LABELS, null), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_both_branches_go_in_one_batch(model: SphereModel) -> None:
-    sizes: list[int] = []
-
-    def encoder(x: Tensor, y: Tensor | None) -> Tensor:
-        sizes.append(len(x))
-        return model.encode(x, y)
-
-    make(LatentGuidance, scale=2.0).encode(encoder, torch.zeros(5, 1, 8, 8), LABELS, model.shape.null_label)
-    assert sizes == [10]
+@pytest.mark.parametrize("many_labels", [True, False])
+def test_both_branches_go_in_one_batch(model: SphereModel, many_labels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that do not say that they take many labels an image get the images repeated."""
+    sizes: list[tuple[int, int]] = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: sizes.append((len(inputs[0]), len(inputs[1]))))
+    monkeypatch.setattr(model.encoder, "many_labels", many_labels)
+    x, null = torch.rand(5, 1, 8, 8), model.shape.null_label
+    z = make(LatentGuidance, scale=2.0).encode(model.encode, x, LABELS, null)
+    assert sizes == [(5 if many_labels else 10, 10)]
+    cond, uncond = model.encode(x, LABELS), model.encode(x, torch.full_like(LABELS, null))
+    torch.testing.assert_close(z, uncond + 2 * (cond - uncond), atol=1e-4, rtol=1e-4)
 
 
 def test_guided_images_stay_in_range(model: SphereModel) -> None:

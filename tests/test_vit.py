@@ -7,7 +7,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from spheregen_vit.layers import AdaLN, Block, ConvPixels, LinearPixels, rotary_table, rotate, sincos_table
+from spheregen_vit.layers import (
+    AdaLN,
+    Block,
+    ConvPixels,
+    LinearPixels,
+    PatchesToPixels,
+    rotary_table,
+    rotate,
+    sincos_table,
+)
 from spheregen_vit.networks import ViTMixerDecoder, ViTMixerEncoder
 
 from spheregen import ImageSpec, ModelShape, Recipe, SphereModel
@@ -129,6 +138,18 @@ def test_conv_pixels_have_the_papers_kernels() -> None:
     assert head.layers[3].weight.shape == (32, 3, 4, 4)
 
 
+@pytest.mark.parametrize(("patch", "channels"), [(7, 1), (4, 3), (2, 3)])
+def test_patches_fall_where_a_transposed_convolution_puts_them(patch: int, channels: int) -> None:
+    layer = PatchesToPixels(32, channels, patch)
+    x = torch.randn(2, 32, 3, 3, requires_grad=True)
+    ours, plain = layer(x), torch.nn.ConvTranspose2d.forward(layer, x)
+    assert ours.shape == (2, channels, 3 * patch, 3 * patch)
+    torch.testing.assert_close(ours, plain)
+    for a, b in zip(*(torch.autograd.grad(y.square().sum(), [x, *layer.parameters()]) for y in (ours, plain)),
+                    strict=True):  # fmt: skip
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
 def test_labels_and_embedding_vectors_condition_alike(model: SphereModel) -> None:
     x, y = torch.randn(3, 1, 8, 8), torch.tensor([0, 5, 10])
     vectors = model.encoder.vit.classes(y)
@@ -139,3 +160,15 @@ def test_labels_and_embedding_vectors_condition_alike(model: SphereModel) -> Non
 def test_images_of_a_batch_do_not_see_each_other(model: SphereModel) -> None:
     x, y = torch.randn(4, 1, 8, 8), torch.arange(4)
     torch.testing.assert_close(model.encode(x, y)[1:2], model.encode(x[1:2], y[1:2]), atol=1e-5, rtol=1e-4)
+
+
+def test_one_pass_serves_many_labels(model: SphereModel) -> None:
+    """k·B labels for B inputs give what k passes give, in their order."""
+    x, v = torch.rand(3, 1, 8, 8) * 2 - 1, torch.randn(3, model.shape.tokens, model.shape.latent_channels)
+    y, null = torch.tensor([0, 1, 2]), torch.full((3,), model.shape.null_label)
+    for network, inputs in ((model.encode, x), (model.decode, v)):
+        both = network(inputs, torch.cat([y, null]))
+        torch.testing.assert_close(both, torch.cat([network(inputs, y), network(inputs, null)]))
+        assert not torch.allclose(both[:3], both[3:])
+        with pytest.raises(ValueError, match="got 4 labels for 3"):
+            network(inputs, torch.zeros(4, dtype=torch.int64))

@@ -19,9 +19,9 @@ Pass = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def guided(network: Pass, x: Tensor, labels: Tensor, null_label: int, scale: float) -> Tensor:
-    """Algorithm 1: uncond + scale·(cond − uncond), both branches in one batch of 2B."""
+    """Algorithm 1: uncond + scale·(cond − uncond), both branches in one batch of 2B labels for B inputs."""
     null = torch.full_like(labels, null_label)
-    both = network(torch.cat([x, x]), torch.cat([labels, null]))
+    both = network(x, torch.cat([labels, null]))
     cond, uncond = both[: x.shape[0]], both[x.shape[0] :]  # not chunk(2): torch.export would fix the batch's size
     return uncond + scale * (cond - uncond)
 

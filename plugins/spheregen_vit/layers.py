@@ -60,8 +60,8 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 class Attention(AttentionRope):
-    """timm's, with fewer and faster kernels: queries and keys are turned at once, and on processors the products are
-    plain ones, where torch's fused attention is the slower on the few tokens there are (in bf16 by several times).
+    """timm's, with fewer and faster kernels: queries and keys are turned at once, and bf16 on processors takes plain
+    products, where torch's fused attention is the slower on few tokens (backwards by several times).
 
     `torch.nn.attention.sdpa_kernel` without MATH forbids plain products here as it does in torch.
     """
@@ -73,7 +73,8 @@ class Attention(AttentionRope):
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         qk, v = qkv[:2], qkv[2]  # [2, B, heads, N, d] and [B, heads, N, d]
         q, k = rotate(qk, rope.to(qk.dtype)).unbind()
-        if x.is_cpu and x.shape[1] <= self.PLAIN_TOKENS and torch.backends.cuda.math_sdp_enabled():
+        plain = x.is_cpu and q.dtype == torch.bfloat16
+        if plain and x.shape[1] <= self.PLAIN_TOKENS and torch.backends.cuda.math_sdp_enabled():
             out = ((q * self.scale) @ k.transpose(-2, -1)).softmax(-1) @ v
         else:
             out = F.scaled_dot_product_attention(q, k, v)
@@ -167,6 +168,29 @@ class LinearPixels(nn.Module):
         return torch.tanh(self.conv(self.unpatchify(x.transpose(1, 2))))
 
 
+class PatchesToPixels(nn.ConvTranspose2d):
+    """A transposed convolution whose patches of stride P overlap by a pixel on each side.
+
+    On processors large patches are one matrix product and a sum of where they fall, which is several times as fast as
+    torch's kernel; for small patches it is the slower.
+    """
+
+    LARGE = 4
+
+    def __init__(self, in_channels: int, out_channels: int, patch: int) -> None:
+        super().__init__(in_channels, out_channels, patch + 2, stride=patch, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """x [B, C_in, G, G] -> [B, C_out, G·P, G·P]."""
+        if not x.is_cpu or self.stride[0] < self.LARGE or torch.compiler.is_compiling():
+            return super().forward(x)
+        patches = F.linear(x.flatten(2).transpose(1, 2), self.weight.flatten(1).T).transpose(1, 2)
+        size = [side * step for side, step in zip(x.shape[2:], self.stride, strict=True)]
+        pixels = F.fold(patches, size, self.kernel_size, stride=self.stride, padding=self.padding)
+        assert self.bias is not None
+        return pixels + self.bias.view(-1, 1, 1)
+
+
 class ConvPixels(nn.Module):
     """Pixel head used on CIFAR-10: 3×3 convolution, SiLU, transposed convolution of stride P, tanh, on 32 channels."""
 
@@ -178,7 +202,7 @@ class ConvPixels(nn.Module):
             nn.Unflatten(2, (grid, grid)),
             nn.Conv2d(self.in_channels, self.in_channels, 3, padding=1),
             nn.SiLU(),
-            nn.ConvTranspose2d(self.in_channels, channels, patch + 2, stride=patch, padding=1),
+            PatchesToPixels(self.in_channels, channels, patch),
         )
 
     def forward(self, x: Tensor) -> Tensor:

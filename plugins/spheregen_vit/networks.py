@@ -68,6 +68,7 @@ class ViTMixerEncoder(spheregen.Encoder, name="vit-mixer"):
         pass
 
     check = staticmethod(check)
+    many_labels = True
 
     def __init__(self, options: Options, shape: spheregen.ModelShape) -> None:
         from spheregen_vit.layers import Head, Mixer
@@ -87,7 +88,7 @@ class ViTMixerEncoder(spheregen.Encoder, name="vit-mixer"):
 
     def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
         condition = self.vit.condition(labels)
-        x = self.stem(images).flatten(2).transpose(1, 2)
+        x = spheregen.repeat_for(self.stem(images).flatten(2).transpose(1, 2), condition)
         return self.mixer(self.head(self.vit(x, condition), condition))
 
     def repeated_blocks(self) -> list[nn.Module]:
@@ -111,6 +112,7 @@ class ViTMixerDecoder(spheregen.Decoder, name="vit-mixer"):
         """Pixel head: linear (un-patchify and a 3×3 convolution; 256²) or conv (a transposed convolution; CIFAR-10)."""
 
     check = staticmethod(check)
+    many_labels = True
 
     def __init__(self, options: Options, shape: spheregen.ModelShape) -> None:
         from spheregen_vit.layers import ConvPixels, Head, LinearPixels, Mixer
@@ -129,7 +131,7 @@ class ViTMixerDecoder(spheregen.Decoder, name="vit-mixer"):
 
     def forward(self, latents: Tensor, labels: Tensor | None) -> Tensor:
         condition = self.vit.condition(labels)
-        x = self.mixer(self.stem(latents))
+        x = spheregen.repeat_for(self.mixer(self.stem(latents)), condition)
         return self.pixels(self.head(self.vit(x, condition), condition))
 
     def repeated_blocks(self) -> list[nn.Module]:

@@ -71,13 +71,21 @@ def show(report: dict[str, Any]) -> None:
     )
     ratio = _ratio(training)
     say(f"training: {training['images_per_second']:.1f} images/s{ratio}")
+    peaks = dict(report["matmul_peak_flops"])
+    own = peaks.pop(report["precision"])
+    others = ", ".join(f"{peak / 1e9:.0f} in {name}" for name, peak in peaks.items())
     say(
         f"  {training['flops_per_image'] / 1e9:.2f} GFLOP an image, {training['share_of_peak']:.0%} of the "
-        f"{report['matmul_peak_flops'] / 1e9:.0f} GFLOP/s that matrix products reach here"
+        f"{own / 1e9:.0f} GFLOP/s that matrix products reach here in {report['precision']} ({others})"
     )
-    memory = f"  peak memory {training['peak_memory'] / 2**30:.2f} GiB"
+    compiled = ", compilation included" if report["compiled"] else ""
+    say(
+        f"  the first step took {training['seconds_of_first_step']:.2f} s{compiled}, later ones "
+        f"{training['seconds_per_step']:.2f} s"
+    )
+    memory = f"  peak memory {_gibibytes(training['peak_memory'])}"
     if "baseline" in training:
-        memory += f" (baseline {training['baseline']['peak_memory'] / 2**30:.2f} GiB)"
+        memory += f" (baseline {_gibibytes(training['baseline']['peak_memory'])})"
     say(memory)
     parts = Table("part", "ms a step", "share", box=None, header_style="bold")
     total = sum(training["seconds_by_part"].values())
@@ -89,6 +97,10 @@ def show(report: dict[str, Any]) -> None:
             f"sampling, {row['steps']} steps ({row['network_passes']} network passes), guidance {row['guidance']:g}: "
             f"{row['images_per_second']:.1f} images/s{_ratio(row)}"
         )
+
+
+def _gibibytes(memory: int | None) -> str:
+    return "more than there is" if memory is None else f"{memory / 2**30:.2f} GiB"
 
 
 def _ratio(row: dict[str, Any]) -> str:
