@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import datetime
-import gc
 import importlib.util
 import itertools
 import multiprocessing
@@ -93,12 +92,13 @@ def benchmark(
     little of it.
     """
     plain = baseline_module() if baseline else None
+    on_progress("memory")  # first, while this process holds no networks of its own
+    memory = peak_memory(recipe)
+    plain_memory = peak_memory(recipe, plain=True, share=share) if plain else None
     report = _rates(recipe, rounds, steps_a_round, sampling, samples, plain, share, on_progress)
-    gc.collect()  # the networks above, before others take their place
-    on_progress("memory")
-    report["training"]["peak_memory"] = peak_memory(recipe)
+    report["training"]["peak_memory"] = memory
     if plain:
-        report["training"]["baseline"]["peak_memory"] = peak_memory(recipe, plain=True, share=share)
+        report["training"]["baseline"]["peak_memory"] = plain_memory
     return report
 
 
@@ -248,7 +248,7 @@ def _sampling(
     conditional = model.shape.num_classes > 0
     labels = torch.arange(samples) % model.shape.num_classes if conditional else None
     guidance = scale if conditional else None
-    precision: Literal["fp32", "bf16"] = "bf16" if trainer.accelerator.mixed_precision == "bf16" else "fp32"
+    precision: Literal["fp32", "bf16"] = "bf16" if trainer.dtype == torch.bfloat16 else "fp32"
 
     def ours() -> None:
         sample(model, labels, count=samples, steps=steps, guidance=guidance, position="combo" if conditional else None,
@@ -277,6 +277,7 @@ def _sampling(
     row: dict[str, Any] = {
         "steps": steps,
         "guidance": scale,
+        "precision": precision,
         "network_passes": network_passes(steps, conditioner),
         "images_per_second": samples / statistics.median(times),
     }

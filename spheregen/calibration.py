@@ -47,21 +47,13 @@ def recalibrated(
     """The model with other batch statistics (Appendix C.4), networks shared with the one given, which stays as it is.
 
     source: the images of "reference", of which at most 10,000, evenly spread, are encoded under their labels. way: how
-    the images of "generated" are sampled, the settings of `spheregen.sample`; at least two steps, for one encodes
-    nothing. Raises SpheregenError for a way that is not known, and for a model that keeps no statistics.
+    the images of "generated" are sampled, the settings of `spheregen.sample`; in two steps at least, for one
+    encodes nothing. Raises SpheregenError for a way that is not known, and for a model that keeps no statistics.
     """
     check_recalibrations(model, [how])
     if how == "trained":
         return model
-    made = SphereModel(
-        model.encoder,
-        model.decoder,
-        copy.deepcopy(model.regularizer),
-        model.shape,
-        model.noise,
-        model.recipe,
-        model.class_names,
-    ).eval()
+    made = model.sharing(regularizer=copy.deepcopy(model.regularizer)).eval()
     if how == "none":
         made.regularizer.go_live()
         return made
@@ -73,7 +65,8 @@ def recalibrated(
         else:
             classes = model.shape.num_classes
             labels = torch.arange(GENERATED_IMAGES) % classes if classes else None
-            way["steps"] = max(2, way.get("steps") or 2)
+            asked = way.get("steps") or (model.recipe.sampling.steps if model.recipe else 2)
+            way["steps"] = max(2, asked)
             seed = rng.stream(0, "calibration")  # other noise than that of the samples which will be measured
             generation.sample(made, labels, count=GENERATED_IMAGES, batch_size=batch_size, seed=seed, **way)
     return made

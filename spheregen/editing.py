@@ -7,7 +7,6 @@ step as soon as it is there; what it raises ends the work.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -196,14 +195,15 @@ def _blended(model: SphereModel, labels: Tensor | None, weights: Tensor) -> tupl
     """
     if labels is None or (labels == labels[0]).all():
         return model, None if labels is None else labels[:1].expand(len(weights))
-    # nn.Module's own copy would share the table of its parts.
-    among = copy.copy(model)
-    among._modules = dict(model._modules)
-    among.shape = replace(model.shape, num_classes=len(weights))
     null = torch.tensor([model.shape.null_label], device=labels.device)
-    for part in ("encoder", "decoder"):
-        network = getattr(model, part)
-        setattr(among, part, _Vectors(network, torch.cat([weights @ network.embed(labels), network.embed(null)])))
+    networks = {"encoder": model.encoder, "decoder": model.decoder}
+    among = model.sharing(
+        **{
+            part: _Vectors(network, torch.cat([weights @ network.embed(labels), network.embed(null)]))
+            for part, network in networks.items()
+        }
+    )
+    among.shape = replace(model.shape, num_classes=len(weights))
     return among, torch.arange(len(weights), device=labels.device)
 
 

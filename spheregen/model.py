@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor, nn
 
@@ -55,6 +56,12 @@ class SphereModel(nn.Module):
             recipe,
             class_names,
         )
+
+    def sharing(self, **parts: nn.Module) -> Self:
+        """A model of the same class with other parts (encoder, decoder, regularizer); those not given are shared."""
+        made = copy.copy(self)
+        made._modules = {**self._modules, **parts}  # nn.Module's own copy would share the table of its parts
+        return made
 
     def encode(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """z = E(x, y), regularized, not yet on the sphere: [B, N, D]. k labels an image, [k·B], give [k·B, N, D]."""

@@ -49,11 +49,24 @@ def test_a_report_holds_what_it_promises(
     assert training["seconds_of_first_step"] > 0
     assert training["baseline"]["shares_decodings"] is share
     assert report["sampling"][0]["network_passes"] == 6
+    assert report["sampling"][0]["precision"] == {"float32": "fp32", "bfloat16": "bf16"}[report["precision"]]
     json.dumps(report)
     show(report)
     shown = capsys.readouterr().out
-    assert "2 steps (6 network passes), guidance 1.5" in shown
+    assert "2 steps (6 network passes), guidance 1.5, " in shown
     assert "the first step took" in shown
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_sampling_is_in_the_recipes_precision(
+    tiny: Callable[..., Recipe], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spheregen.benchmark.peak_memory", lambda *_, **__: 2**20)
+    asked: list[str] = []
+    monkeypatch.setattr("spheregen.benchmark.sample", lambda *_, **way: asked.append(way["precision"]))
+    recipe = tiny(f"training.precision={precision!r}")
+    report = benchmark(recipe, rounds=1, steps_a_round=1, sampling=[(1, 1.0)], samples=2)
+    assert set(asked) == {precision} == {report["sampling"][0]["precision"]}
 
 
 def test_random_images_stand_in_for_missing_ones(tiny: Callable[..., Recipe], tmp_path: Path) -> None:

@@ -187,6 +187,24 @@ def test_generated_statistics_center_the_latents_of_generation(normed: SphereMod
     torch.testing.assert_close(images[:1], spheregen.sample(made, [1], steps=2))
 
 
+def test_generated_statistics_come_from_the_models_own_generation(normed: SphereModel) -> None:
+    """A subclass's `refine` is what they are gathered in, in as many steps as the recipe says where none are given."""
+
+    class Watched(SphereModel):
+        seen = 0
+
+        def refine(self, *given: Any) -> Tensor:
+            type(self).seen += 1
+            return super().refine(*given)
+
+    assert normed.recipe is not None
+    normed.__class__ = Watched
+    made = recalibrated(normed, "generated", batch_size=250)
+    assert type(made) is Watched
+    assert Watched.seen == 2 * (normed.recipe.sampling.steps - 1)  # 500 images
+    assert normed.recipe.sampling.steps > 2
+
+
 def test_live_statistics_are_each_batchs_own(normed: SphereModel) -> None:
     live = recalibrated(normed, "none")
     z = torch.randn(64, live.shape.tokens, live.shape.latent_channels, generator=generator()) * 4 + 2

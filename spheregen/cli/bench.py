@@ -94,8 +94,8 @@ def show(report: dict[str, Any]) -> None:
     console.print(parts)
     for row in report["sampling"]:
         say(
-            f"sampling, {row['steps']} steps ({row['network_passes']} network passes), guidance {row['guidance']:g}: "
-            f"{row['images_per_second']:.1f} images/s{_ratio(row)}"
+            f"sampling, {row['steps']} steps ({row['network_passes']} network passes), guidance {row['guidance']:g}, "
+            f"{row['precision']}: {row['images_per_second']:.1f} images/s{_ratio(row)}"
         )
 
 
