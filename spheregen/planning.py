@@ -1,12 +1,13 @@
 """What training a recipe takes: parameters, FLOPs an image, memory by part, largest batch, days. Nothing is allocated.
 
-The training step runs once on fake tensors, which have shapes and no values: its FLOPs are counted and the activations
-that its backward pass will need are added up. Everything else follows from the number of parameters.
+The training step runs once on fake tensors, which have shapes and no values: its FLOPs are counted, and the memory of
+the tensors that live at its height is added up. Everything else follows from the number of parameters.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spheregen.errors import SpheregenError, suggest
 from spheregen.flops import count_flops
+from spheregen.live_memory import LiveMemory
 from spheregen.model import SphereModel
 from spheregen.objective import Draws, Objective
 from spheregen.optimization import trainable
@@ -49,7 +51,8 @@ RESERVED = 0.08  # of a device's memory: its context, the kernels' workspaces, f
 
 @dataclass(frozen=True)
 class Step:
-    """What one training step needs. flops: of forward and backward passes. activations: bytes kept for the latter."""
+    """What one training step needs. flops: of forward and backward passes. activations: bytes of all that lives at the
+    height of them, weights and their gradients aside: what the backward pass needs, and what it is at work on."""
 
     flops: int
     activations: int
@@ -63,33 +66,38 @@ def measure_step(recipe: Recipe, images: int, bf16: bool, checkpointing: bool, f
 
 def measure(objective: Objective, mode: FakeTensorMode, images: int, bf16: bool, fused: bool = True) -> Step:
     """Run a training step of an objective from `fake_objective`."""
-    attention = sdpa_kernel(SDPBackend.FLASH_ATTENTION) if fused else nullcontext()
-    with mode, attention:
-        shape = objective.model.shape
+    shape = objective.model.shape
+
+    def step() -> None:
         x = torch.empty(images, shape.image.channels, shape.image.size, shape.image.size)
         labels = torch.zeros(images, dtype=torch.int64)
         one = torch.empty(images)
         e = torch.empty(images, shape.tokens, shape.latent_channels)
-        draws = Draws(one, one, one, one, e, torch.Generator())
-        kept: dict[int, Tensor] = {}
-        held = {t.untyped_storage()._cdata for t in [*objective.parameters(), *objective.buffers(), x]}
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss, _ = objective(x, labels, Draws(one, one, one, one, e, torch.Generator()))
+        loss.backward()
 
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()._cdata
-            if storage not in held:
-                kept[storage] = tensor  # kept alive, so that no other storage takes its address
-            return tensor
-
-        def step() -> None:
-            with (
-                torch.autocast("cpu", torch.bfloat16, enabled=bf16),
-                torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
-            ):
-                loss, _ = objective(x, labels, draws)
-            loss.backward()
-
+    attention = sdpa_kernel(SDPBackend.FLASH_ATTENTION) if fused else nullcontext()
+    with mode, attention, _gradients_dropped(objective):
         flops = count_flops(step)
-        return Step(flops, sum(t.untyped_storage().nbytes() for t in kept.values()))
+        with LiveMemory() as memory:  # apart: the counter of FLOPs keeps tensors that are computed again
+            step()
+    return Step(flops, memory.peak)
+
+
+@contextmanager
+def _gradients_dropped(objective: Objective) -> Iterator[None]:
+    """Each weight's gradient goes as soon as it is whole: a plan has a line of its own for them."""
+
+    def drop(parameter: Tensor) -> None:
+        parameter.grad = None
+
+    hooks = [p.register_post_accumulate_grad_hook(drop) for p in objective.parameters() if p.requires_grad]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def fake_objective(recipe: Recipe, checkpointing: bool = False) -> tuple[Objective, FakeTensorMode]:
@@ -141,17 +149,17 @@ def plan(
     if device not in DEVICES:
         raise SpheregenError(f"--device {device}: {suggest(device, DEVICES)}")
     kind = DEVICES[device]
+    share = -(-recipe.training.batch_size // (count * recipe.training.accumulate))
     steps: dict[bool, list[Step]] = {}
     for checkpointing in (False, True):
         objective, mode = fake_objective(recipe, checkpointing)
-        steps[checkpointing] = [measure(objective, mode, images, bf16) for images in (1, 2)]
+        steps[checkpointing] = [measure(objective, mode, images, bf16) for images in (share, 2 * share)]
     counts = parameters(objective)
     whole = counts["encoder"] + counts["decoder"]
-    flops = steps[False][0].flops
-    share = -(-recipe.training.batch_size // (count * recipe.training.accumulate))
+    flops = round(steps[False][0].flops / share)
     variants = []
     for checkpointing, (one, two) in steps.items():
-        slope = two.activations - one.activations
+        slope = (two.activations - one.activations) / share
         for sharded in (False, True) if count > 1 else (False,):
             split = count if sharded else 1
             memory = {
@@ -162,9 +170,8 @@ def plan(
                 "perceptual networks": 4 * counts["perceptual"],
             }
             fixed = sum(memory.values())
-            offset = one.activations - slope
-            largest = int((kind.memory * (1 - RESERVED) * GIB - fixed - offset) // slope)
-            memory["activations"] = offset + share * slope
+            left = kind.memory * (1 - RESERVED) * GIB - fixed - one.activations
+            memory["activations"] = one.activations
             variants.append(
                 {
                     "checkpointing": checkpointing,
@@ -172,7 +179,7 @@ def plan(
                     "memory": memory,
                     "total": sum(memory.values()),
                     "fits": sum(memory.values()) <= kind.memory * (1 - RESERVED) * GIB,
-                    "largest_batch": max(0, largest),
+                    "largest_batch": max(0, share + int(left // slope)),
                 }
             )
     images = recipe.training.images

@@ -11,6 +11,7 @@ from conftest import TINY
 
 from spheregen import Recipe, SpheregenError, SphereModel, cli
 from spheregen.flops import count_flops
+from spheregen.live_memory import LiveMemory
 from spheregen.planning import DEVICES, fake_objective, measure_step, parameters, plan
 from spheregen.training import Trainer
 
@@ -26,19 +27,41 @@ def test_flops_are_those_of_a_real_step(tiny: Callable[..., Recipe], tmp_path: o
 
 
 def test_activations_grow_with_images_and_shrink_with_checkpointing(tiny: Callable[..., Recipe]) -> None:
-    recipe = tiny("encoder.depth=3", "decoder.depth=3", "encoder.width=64", "decoder.width=64")
-    one, two, four = (measure_step(recipe, n, False, False) for n in (1, 2, 4))
+    recipe = tiny("encoder.depth=8", "decoder.depth=8", "encoder.width=64", "decoder.width=64")
+    one, two, four = (measure_step(recipe, n, False, False) for n in (64, 128, 256))
     assert four.activations - two.activations == pytest.approx(2 * (two.activations - one.activations), rel=0.01)
     assert four.flops == pytest.approx(4 * one.flops, rel=0.05)
-    less = measure_step(recipe, 4, False, True)
+    less = measure_step(recipe, 256, False, True)
     assert less.activations < 0.6 * four.activations
     assert 1.1 * four.flops < less.flops < 1.4 * four.flops
     # bf16 keeps the weights' casts as well, however few the images.
-    half = [measure_step(recipe, n, True, False).activations for n in (2, 4)]
+    half = [measure_step(recipe, n, True, False).activations for n in (128, 256)]
     assert half[1] - half[0] < 0.8 * (four.activations - two.activations)
 
 
-def test_activations_are_those_that_a_real_step_keeps(tiny: Callable[..., Recipe]) -> None:
+def test_live_memory_is_what_lives() -> None:
+    with LiveMemory() as memory:
+        a = torch.ones(1000)
+        b = a * 2
+        assert memory.live == memory.peak == 8000
+        c = b.view(10, 100)[:5]  # a view counts once, and keeps the whole
+        del b
+        assert memory.live == 8000
+        a.add_(1)
+        del c
+        assert (memory.live, memory.peak) == (4000, 8000)
+    weight = torch.nn.Parameter(torch.ones(1000))
+    with LiveMemory() as memory:
+        loss = (weight * 2).sin().exp().sum()  # sin keeps its input, exp its output; the gradient comes on top
+        kept = memory.live
+        loss.backward()
+        del loss
+    assert kept == 2 * 4000 + 4
+    assert memory.live == 4000
+    assert memory.peak > 3 * 4000
+
+
+def test_activations_are_those_that_a_real_step_holds(tiny: Callable[..., Recipe]) -> None:
     """The same tensors, counted while a real step runs."""
     from spheregen.loader import StepDraws
     from spheregen.objective import Objective
@@ -48,18 +71,11 @@ def test_activations_are_those_that_a_real_step_keeps(tiny: Callable[..., Recipe
     objective = Objective(model, recipe.conditioner.build(), recipe.objective)
     draws = StepDraws.of(0, 0, 8, model.noise).take(slice(0, 8), model.shape, torch.device("cpu"))
     x = torch.rand(8, 1, 8, 8)
-    held = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers(), x]}
-    kept: dict[int, torch.Tensor] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage().data_ptr() not in held:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        objective(x, torch.zeros(8, dtype=torch.int64), draws)
-    real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    assert measure_step(recipe, 8, False, False, fused=False).activations == pytest.approx(real, rel=0.05)
+    with LiveMemory() as memory:
+        objective(x, torch.zeros(8, dtype=torch.int64), draws)[0].backward()
+    gradients = sum(4 * p.numel() for p in model.parameters())
+    planned = measure_step(recipe, 8, False, False, fused=False).activations
+    assert memory.peak - gradients <= planned <= 1.1 * memory.peak  # tensors without values go a little later
 
 
 def test_parameters_are_counted_without_memory() -> None:
