@@ -185,8 +185,8 @@ class PatchesToPixels(nn.ConvTranspose2d):
         if not x.is_cpu or self.stride[0] < self.LARGE or torch.compiler.is_compiling():
             return super().forward(x)
         patches = F.linear(x.flatten(2).transpose(1, 2), self.weight.flatten(1).T).transpose(1, 2)
-        size = [side * step for side, step in zip(x.shape[2:], self.stride, strict=True)]
-        pixels = F.fold(patches, size, self.kernel_size, stride=self.stride, padding=self.padding)
+        (height, width), step = x.shape[2:], self.stride[0]
+        pixels = F.fold(patches, (height * step, width * step), step + 2, stride=step, padding=1)
         assert self.bias is not None
         return pixels + self.bias.view(-1, 1, 1)
 
