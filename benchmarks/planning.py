@@ -3,13 +3,15 @@
     python benchmarks/planning.py [CASE …]
 
 Memory: the plan's weights, gradients, optimizer state, moving average, perceptual networks and activations, against the
-height of the process's resident memory over two steps, less what it held before the networks were made. FLOPs: of the
-step on tensors without values, against those counted while a real one runs. Each memory figure comes from a process of
-its own. Ends with status 1 where one is off by more than 15%.
+height of the process's resident memory over two steps, less what it held before the networks were made; glibc is told
+to give freed tensors back at once, where it would else keep up to a GiB of them for later. FLOPs: of the step on
+tensors without values, against those counted while a real one runs. Each memory figure comes from a process of its own.
+Ends with status 1 where one is off by more than 15%.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -45,6 +47,7 @@ CASES = {
 
 
 def main() -> None:
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(64 * 1024)  # of the processes that measure memory
     names = sys.argv[1:] or list(CASES)
     print(f"{'case':26}{'batch':>6}{'plan MiB':>10}{'here MiB':>10}{'':>7}{'plan GFLOP':>12}{'here GFLOP':>12}")
     worst = 0.0
