@@ -21,6 +21,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from spheregen.checkpoint import RunFolder
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -29,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--key", default="loss", help="what to compare: loss, or the name of a term")
     parser.add_argument("--rows", type=int, default=8, help="windows")
     options = parser.parse_args(arguments)
+    if options.rows < 1:
+        parser.error(f"--rows {options.rows}: expected at least 1")
     a, b = (read(run, options.key) for run in (options.a, options.b))
     both = sorted(a.keys() & b.keys())
     if not both:
@@ -46,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def read(run: Path, key: str) -> dict[int, float]:
     """A metric of a run by the images it was logged at."""
     try:
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in RunFolder(run).metrics.read_text(encoding="utf-8").splitlines()]
     except OSError as error:
         sys.exit(f"error: {run}: no run with metrics.jsonl ({error.strerror})")
     return {line["images"]: line[key] for line in lines if key in line}

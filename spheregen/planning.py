@@ -6,7 +6,7 @@ the tensors that live at its height is added up. Everything else follows from th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +65,28 @@ def measure_step(recipe: Recipe, images: int, bf16: bool, checkpointing: bool, f
 
 
 def measure(objective: Objective, mode: FakeTensorMode, images: int, bf16: bool, fused: bool = True) -> Step:
-    """Run a training step of an objective from `fake_objective`."""
+    """Run a training step of an objective from `fake_objective`: once for its FLOPs and once for its activations, since
+    the counter of FLOPs keeps tensors that are computed again."""
+    given = (objective, mode, images, bf16, fused)
+    return Step(_flops(*given), _activations(*given))
+
+
+def _flops(objective: Objective, mode: FakeTensorMode, images: int, bf16: bool, fused: bool = True) -> int:
+    with _fake_step(objective, mode, images, bf16, fused) as step:
+        return count_flops(step)
+
+
+def _activations(objective: Objective, mode: FakeTensorMode, images: int, bf16: bool, fused: bool = True) -> int:
+    with _fake_step(objective, mode, images, bf16, fused) as step, LiveMemory() as memory:
+        step()
+    return memory.peak
+
+
+@contextmanager
+def _fake_step(
+    objective: Objective, mode: FakeTensorMode, images: int, bf16: bool, fused: bool
+) -> Iterator[Callable[[], None]]:
+    """A training step to call for as long as the block lasts."""
     shape = objective.model.shape
 
     def step() -> None:
@@ -78,15 +99,12 @@ def measure(objective: Objective, mode: FakeTensorMode, images: int, bf16: bool,
         loss.backward()
 
     attention = sdpa_kernel(SDPBackend.FLASH_ATTENTION) if fused else nullcontext()
-    with mode, attention, _gradients_dropped(objective):
-        flops = count_flops(step)
-        with LiveMemory() as memory:  # apart: the counter of FLOPs keeps tensors that are computed again
-            step()
-    return Step(flops, memory.peak)
+    with mode, attention, gradients_dropped(objective):
+        yield step
 
 
 @contextmanager
-def _gradients_dropped(objective: Objective) -> Iterator[None]:
+def gradients_dropped(objective: Objective) -> Iterator[None]:
     """Each weight's gradient goes as soon as it is whole: a plan has a line of its own for them."""
 
     def drop(parameter: Tensor) -> None:
@@ -150,16 +168,14 @@ def plan(
         raise SpheregenError(f"--device {device}: {suggest(device, DEVICES)}")
     kind = DEVICES[device]
     share = -(-recipe.training.batch_size // (count * recipe.training.accumulate))
-    steps: dict[bool, list[Step]] = {}
-    for checkpointing in (False, True):
-        objective, mode = fake_objective(recipe, checkpointing)
-        steps[checkpointing] = [measure(objective, mode, images, bf16) for images in (share, 2 * share)]
-    counts = parameters(objective)
+    made = {checkpointing: fake_objective(recipe, checkpointing) for checkpointing in (False, True)}
+    flops = round(_flops(*made[False], share, bf16) / share)
+    counts = parameters(made[False][0])
     whole = counts["encoder"] + counts["decoder"]
-    flops = round(steps[False][0].flops / share)
     variants = []
-    for checkpointing, (one, two) in steps.items():
-        slope = (two.activations - one.activations) / share
+    for checkpointing, fake in made.items():
+        one, two = (_activations(*fake, images, bf16) for images in (share, 2 * share))
+        slope = (two - one) / share
         for sharded in (False, True) if count > 1 else (False,):
             split = count if sharded else 1
             memory = {
@@ -170,8 +186,8 @@ def plan(
                 "perceptual networks": 4 * counts["perceptual"],
             }
             fixed = sum(memory.values())
-            left = kind.memory * (1 - RESERVED) * GIB - fixed - one.activations
-            memory["activations"] = one.activations
+            left = kind.memory * (1 - RESERVED) * GIB - fixed - one
+            memory["activations"] = one
             variants.append(
                 {
                     "checkpointing": checkpointing,

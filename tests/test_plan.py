@@ -12,7 +12,7 @@ from conftest import TINY
 from spheregen import Recipe, SpheregenError, SphereModel, cli
 from spheregen.flops import count_flops
 from spheregen.live_memory import LiveMemory
-from spheregen.planning import DEVICES, fake_objective, measure_step, parameters, plan
+from spheregen.planning import DEVICES, fake_objective, gradients_dropped, measure_step, parameters, plan
 from spheregen.training import Trainer
 
 
@@ -27,7 +27,7 @@ def test_flops_are_those_of_a_real_step(tiny: Callable[..., Recipe], tmp_path: o
 
 
 def test_activations_grow_with_images_and_shrink_with_checkpointing(tiny: Callable[..., Recipe]) -> None:
-    recipe = tiny("encoder.depth=8", "decoder.depth=8", "encoder.width=64", "decoder.width=64")
+    recipe = tiny("encoder.depth=3", "decoder.depth=3", "encoder.width=64", "decoder.width=64")
     one, two, four = (measure_step(recipe, n, False, False) for n in (64, 128, 256))
     assert four.activations - two.activations == pytest.approx(2 * (two.activations - one.activations), rel=0.01)
     assert four.flops == pytest.approx(4 * one.flops, rel=0.05)
@@ -71,11 +71,9 @@ def test_activations_are_those_that_a_real_step_holds(tiny: Callable[..., Recipe
     objective = Objective(model, recipe.conditioner.build(), recipe.objective)
     draws = StepDraws.of(0, 0, 8, model.noise).take(slice(0, 8), model.shape, torch.device("cpu"))
     x = torch.rand(8, 1, 8, 8)
-    with LiveMemory() as memory:
+    with gradients_dropped(objective), LiveMemory() as memory:
         objective(x, torch.zeros(8, dtype=torch.int64), draws)[0].backward()
-    gradients = sum(4 * p.numel() for p in model.parameters())
-    planned = measure_step(recipe, 8, False, False, fused=False).activations
-    assert memory.peak - gradients <= planned <= 1.1 * memory.peak  # tensors without values go a little later
+    assert measure_step(recipe, 8, False, False, fused=False).activations == pytest.approx(memory.peak, rel=0.05)
 
 
 def test_parameters_are_counted_without_memory() -> None:
